@@ -1,0 +1,127 @@
+"""The commands that run: demo, worker, replay."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams.cli_options import Bootstrap, Config, Json, settings_from
+from streams.cli_topics import end_with
+
+
+class Role(StrEnum):
+    """What a worker does."""
+
+    learner = "learner"
+    publisher = "publisher"
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long the simulated traffic runs.")] = 60.0,
+    arms: Annotated[int, typer.Option(min=2, max=1_000, help="Number of arms to choose from.")] = 10,
+    rate: Annotated[float, typer.Option(min=1.0, help="Decisions per second.")] = 1_000.0,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the learning curves to this PNG.")] = None,
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    json: Json = False,
+) -> None:
+    """Run the whole loop on simulated traffic. Without a broker it starts one in memory (extra: local)."""
+    from streams.demo import run_demo
+
+    settings = settings_from(config, bootstrap)
+    own_broker = "bootstrap" not in settings.model_fields_set
+    run_demo(settings, own_broker=own_broker, seconds=seconds, arms=arms, rate=rate, seed=seed, plot=plot, json=json)
+
+
+def worker(
+    roles: Annotated[
+        list[Role] | None, typer.Argument(metavar="ROLE", help="learner, publisher; both if none is given.")
+    ] = None,
+    role: Annotated[list[Role] | None, typer.Option("--role", help="The same as an option; repeatable.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of /metrics; 0 for any (env: CLICKLOOP_METRICS_PORT).")
+    ] = None,
+    instance_id: Annotated[
+        str | None, typer.Option(help="Name of this worker, kept over restarts (env: CLICKLOOP_INSTANCE_ID).")
+    ] = None,
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Run a learner (joins and sums), a publisher (snapshots), or both, until it is told to stop."""
+    settings = settings_from(config, bootstrap, metrics_port=metrics_port, instance_id=instance_id)
+    if not settings.policies:
+        from streams.settings import SettingsError
+
+        raise SettingsError(
+            "policies = {}: a worker needs at least one; add a table [policies.NAME] to a file and name it by --config"
+        )
+    from streams import topics
+
+    end_with(topics.check(settings))
+    from streams.app import run_worker
+
+    chosen = [*(roles or ()), *(role or ())] or list(Role)
+    run_worker(settings, tuple(dict.fromkeys(one.value for one in chosen)))
+
+
+def replay(
+    file: Annotated[
+        str,
+        typer.Argument(help="Logged decisions: CSV, JSON Lines or Parquet; .gz and data.zip!folder/log.csv work, too."),
+    ],
+    policy: Annotated[str, typer.Option("--policy", help="Policy that the impressions belong to.")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="KEY=COLUMN", help="Column that holds a field; KEY==TEXT for a constant. Repeatable."
+        ),
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option(min=0.0, help="Times event time; 0 or unset is as fast as it goes.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows to read at most.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows out instead of refusing the file.")
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=1.0, help="Seconds without progress of the learner until it gives up.")
+    ] = 60.0,
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    json: Json = False,
+) -> None:
+    """Send a log's impressions and outcomes to the topics in the order of event time."""
+    chosen = mapping(columns or [])
+    settings = settings_from(config, bootstrap)
+    from streams.replay import run_replay
+
+    run_replay(
+        settings,
+        file,
+        policy=policy,
+        columns=chosen,
+        speed=speed or None,
+        limit=limit,
+        skip_bad=skip_bad,
+        wait_s=wait_s,
+        json=json,
+    )
+
+
+def mapping(pairs: list[str]) -> dict[str, str]:
+    """Return KEY=COLUMN pairs as a dict; a usage error names the pair that is none.
+
+    >>> mapping(["ts=time", "arm=item id"])
+    {'ts': 'time', 'arm': 'item id'}
+    """
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, column = pair.partition("=")
+        if not sign or not key or not column or key in result:
+            raise typer.BadParameter(f"--map {pair!r} must be KEY=COLUMN, each KEY once; for example --map ts=time")
+        result[key] = column
+    return result

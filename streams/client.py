@@ -1,0 +1,333 @@
+"""What an ad server uses: decide from the newest snapshot, log what was shown and what followed.
+
+    with PolicyClient(settings) as client:
+        client.wait_ready(10)
+        decision = client.decide("front", context, slot="top")
+        client.log_impression(decision)
+        client.log_click(decision.decision_id, "top")
+
+A decision reads one attribute and computes; it never waits for Kafka. Without a snapshot, or with one that is too old,
+the fallback decides.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from policies.decide import decide
+
+from streams.events import Codec, Impression, Outcome
+from streams.following import Follower
+from streams.producer import EventProducer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from policies.snapshot import Snapshot
+
+    from streams.delivery import Delivery, Stats
+    from streams.settings import Settings
+
+FloatArray = npt.NDArray[np.float64]
+Fallback = Literal["uniform"] | Sequence[str]
+
+
+class NoSnapshot(RuntimeError):  # noqa: N818 - reads as what it says: except NoSnapshot
+    """There is no snapshot to decide from, and no fallback that could."""
+
+    retriable = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """An arm for a slot, and all that its impression has to say.
+
+    Attributes:
+        propensity: the probability with which `arm` was drawn, exact.
+        snapshot: version decided from, None for a fallback.
+        context: (d,) as it was given.
+        candidates: the K arms that could have been chosen.
+        probabilities: (K,) the law that the arm was drawn from.
+        ts: time of the decision in ms UTC.
+    """
+
+    decision_id: str
+    policy: str
+    slot: str
+    arm: str
+    propensity: float
+    snapshot: int | None
+    context: FloatArray
+    candidates: tuple[str, ...]
+    probabilities: FloatArray
+    ts: int
+    unit: str | None = None
+
+
+class PolicyClient:
+    """Follows snapshots in a background thread and decides from the newest; safe to use from several threads.
+
+    Args:
+        settings: how the brokers are reached, the names of the topics, the policies' arms.
+        fallback: what decides without a usable snapshot. "uniform": a random candidate, with its known propensity 1/K,
+            which can be learned from. A ranked list of arms: the first that is a candidate, with propensity 1; such
+            impressions stay out of the sums.
+        max_age_s: age from which a snapshot is not used; None takes `settings.snapshot_max_age_s` (None there: never).
+            Publishers publish what changed, so an idle site's snapshot grows old by itself.
+        codec: how events are written: "json", "msgpack", or "columns" for many events in one record.
+        queue_rows: bound on the events that wait for Kafka; see `EventProducer`.
+        clock: seconds since the epoch.
+        rng: draws the arms.
+        new_id: gives decision ids; they must not repeat, in other processes either.
+        on_snapshot: called in the background thread after a swap. Must not raise.
+        on_delivery: see `EventProducer`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        fallback: Fallback = "uniform",
+        max_age_s: float | None = None,
+        codec: Codec = "json",
+        queue_rows: int = 100_000,
+        clock: Callable[[], float] = time.time,
+        rng: np.random.Generator | None = None,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        on_snapshot: Callable[[Snapshot], None] | None = None,
+        on_delivery: Callable[[Delivery], None] | None = None,
+    ) -> None:
+        if fallback != "uniform" and (isinstance(fallback, str) or not fallback):
+            raise ValueError(f"fallback is {fallback!r}; allowed: 'uniform' or a list of arms, the best first")
+        self._settings = settings
+        self._fallback = fallback
+        self._max_age_s = settings.snapshot_max_age_s if max_age_s is None else max_age_s
+        self._codec: Codec = codec
+        self._clock = clock
+        self._rng = np.random.default_rng() if rng is None else rng
+        self._new_id = new_id
+        self._on_snapshot = on_snapshot
+        self._snapshots: dict[str, Snapshot] = {}
+        self._arrived = threading.Condition()
+        self._producer = EventProducer(settings, codec=codec, queue_rows=queue_rows, on_delivery=on_delivery)
+        self._follower = Follower(settings, on_snapshot=self._swap)
+
+    def _swap(self, policy: str, snapshot: Snapshot | None) -> None:
+        with self._arrived:
+            others = {name: kept for name, kept in self._snapshots.items() if name != policy}
+            self._snapshots = others if snapshot is None else {**others, policy: snapshot}
+            self._arrived.notify_all()
+        if snapshot is not None and self._on_snapshot is not None:
+            self._on_snapshot(snapshot)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether snapshots are being followed; `error` says why not. Deciding works either way."""
+        return self._follower.error is None
+
+    @property
+    def error(self) -> str | None:
+        """What keeps snapshots from being followed, None if nothing does."""
+        return self._follower.error
+
+    @property
+    def stats(self) -> Stats:
+        """How many events were taken, delivered, failed."""
+        return self._producer.stats
+
+    def snapshot(self, policy: str) -> Snapshot | None:
+        """The newest snapshot, None if there was none yet."""
+        return self._snapshots.get(policy)
+
+    def age_s(self, policy: str) -> float | None:
+        """Seconds since the newest snapshot was made, by the publisher's clock and ours; None without one."""
+        snapshot = self._snapshots.get(policy)
+        return None if snapshot is None else self._clock() - snapshot.time_ms / 1000
+
+    def wait_ready(self, timeout_s: float, *, policy: str | None = None) -> None:
+        """Wait until there is a snapshot of the policy (of any, if None).
+
+        Raises:
+            NoSnapshot: there is none after `timeout_s`, with the reason.
+        """
+        with self._arrived:
+            wanted = self._arrived.wait_for(
+                lambda: bool(self._snapshots) if policy is None else policy in self._snapshots, timeout_s
+            )
+        if not wanted:
+            reason = self.error or "the topic holds none; is a publisher running, and did the learner commit?"
+            name = "any policy" if policy is None else f"policy {policy!r}"
+            topic = self._settings.topics.policies
+            raise NoSnapshot(f"no snapshot of {name} on topic {topic!r} after {timeout_s:g} s: {reason}")
+
+    def decide(
+        self,
+        policy: str,
+        context: Sequence[float] | FloatArray,
+        candidates: Sequence[str] | None = None,
+        *,
+        slot: str,
+        unit: str | None = None,
+        decision_id: str | None = None,
+    ) -> Decision:
+        """Choose an arm for a slot.
+
+        Args:
+            policy: whose snapshot decides.
+            context: (d,) of the policy's dimension; logged as it is.
+            candidates: arms to choose from; None is all that the snapshot has.
+            slot: name of the place.
+            unit: who sees it, if that is logged.
+            decision_id: None makes a new one. Decisions for several slots of one page may share it.
+
+        Raises:
+            NoSnapshot: the fallback decides and has no arm to choose.
+            ValueError: the context has the wrong dimension or a candidate list is empty.
+        """
+        x = np.asarray(context, np.float64)
+        now_s = self._clock()
+        snapshot = self._snapshots.get(policy)
+        if snapshot is not None and not self._too_old(snapshot, now_s):
+            choice = decide(snapshot, x, candidates, rng=self._rng)
+            arm, propensity, version = choice.arm, choice.propensity, snapshot.version
+            among, law = choice.candidates, choice.probabilities
+        else:
+            among = self._known_arms(policy, candidates, snapshot)
+            arm, law = self._fall_back(policy, among)
+            propensity, version = float(law[among.index(arm)]), None
+        return Decision(
+            decision_id=self._new_id() if decision_id is None else decision_id,
+            policy=policy,
+            slot=slot,
+            arm=arm,
+            propensity=propensity,
+            snapshot=version,
+            context=x,
+            candidates=tuple(among),
+            probabilities=law,
+            ts=int(now_s * 1000),
+            unit=unit,
+        )
+
+    def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
+        return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s
+
+    def _known_arms(self, policy: str, candidates: Sequence[str] | None, snapshot: Snapshot | None) -> tuple[str, ...]:
+        if candidates is not None:
+            return tuple(candidates)
+        if snapshot is not None:
+            return tuple(snapshot.arms)
+        known = self._settings.policies.get(policy)
+        if known is not None and known.arms:
+            return known.arms
+        return () if self._fallback == "uniform" else tuple(self._fallback)
+
+    def _fall_back(self, policy: str, among: tuple[str, ...]) -> tuple[str, FloatArray]:
+        if self._fallback == "uniform" and among:
+            return among[int(self._rng.integers(len(among)))], np.full(len(among), 1 / len(among))
+        for arm in () if self._fallback == "uniform" else self._fallback:
+            if arm in among:
+                return arm, np.array([float(other == arm) for other in among])
+        raise NoSnapshot(
+            f"policy {policy!r} has no usable snapshot ({self.error or 'none is recent enough'}) and the fallback "
+            f"{self._fallback!r} finds no arm among {list(among)}; pass candidates, or list arms in the settings"
+        )
+
+    def log_impression(self, decision: Decision, *, ts: int | None = None, tag: object = None) -> None:
+        """Queue the impression of a decision that was shown.
+
+        Args:
+            decision: from `decide`.
+            ts: event time in ms UTC; None is the time of the decision.
+            tag: given back by `on_delivery`.
+
+        Raises:
+            QueueFull: it was not taken; the caller decides whether to try again.
+        """
+        self._producer.impression(
+            Impression(
+                decision_id=decision.decision_id,
+                slot=decision.slot,
+                policy=decision.policy,
+                snapshot=decision.snapshot,
+                arm=decision.arm,
+                propensity=decision.propensity,
+                context=_logged(decision.context, self._codec),
+                ts=decision.ts if ts is None else ts,
+                unit=decision.unit,
+            ),
+            tag=tag,
+        )
+
+    def log_click(
+        self,
+        decision_id: str,
+        slot: str,
+        outcome_id: str | None = None,
+        value: float = 1.0,
+        kind: str = "click",
+        ts: int | None = None,
+        *,
+        tag: object = None,
+    ) -> None:
+        """Queue an outcome of a decision.
+
+        Args:
+            decision_id: of the decision.
+            slot: of the decision.
+            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts.
+            value: multiplied by the policy's worth of the kind.
+            kind: one of the policy's `outcomes`.
+            ts: event time in ms UTC; None is now.
+            tag: given back by `on_delivery`.
+
+        Raises:
+            QueueFull: it was not taken; the caller decides whether to try again.
+        """
+        self._producer.outcome(
+            Outcome(
+                decision_id=decision_id,
+                slot=slot,
+                outcome_id=kind if outcome_id is None else outcome_id,
+                kind=kind,
+                value=value,
+                ts=int(self._clock() * 1000) if ts is None else ts,
+            ),
+            tag=tag,
+        )
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Wait until all events are delivered. Raises NotDelivered if some were not."""
+        self._producer.flush(timeout_s)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Deliver what is queued and end the threads. Raises NotDelivered if something was not delivered."""
+        try:
+            self._producer.close(timeout_s)
+        finally:
+            self._follower.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _logged(context: FloatArray, codec: Codec) -> list[float] | bytes:
+    """The context as it goes into an impression: float32 bytes where the codec has them and nothing is lost."""
+    if codec != "json":
+        narrow = context.astype("<f4")
+        if np.array_equal(narrow, context):
+            return narrow.tobytes()
+    values: list[float] = context.tolist()
+    return values

@@ -1,0 +1,69 @@
+"""Logging: structlog for our own lines, and the lines of Faust, aiokafka and kafka-python in the same form."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+    from streams.settings import Settings
+
+_QUIET = {"kafka": logging.CRITICAL, "aiokafka": logging.WARNING, "faust": logging.WARNING, "mode": logging.WARNING}
+"""Loggers of libraries that tell more than their users want, and the least level that passes unless we debug."""
+
+
+def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
+    """Send all log lines to `stream` (stderr if None) as `log_format` and `log_level` say. Call once, at the start.
+
+    Standard output stays free for what a command prints.
+    """
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    target = sys.stderr if stream is None else stream
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(settings, target)],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(level if level <= logging.DEBUG else max(level, least))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _rendering(settings: Settings, target: TextIO) -> list[Processor]:
+    if settings.log_format == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of the module `name`; it takes an event and its values: `log.info("joined", rows=3)`."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+get = get_logger

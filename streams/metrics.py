@@ -1,0 +1,121 @@
+"""What clickloop tells Prometheus: names, labels and buckets, in base units.
+
+Labels are bounded by the number of topics, partitions and policies; there is none per arm.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from streams.metrics_server import Server, serve
+
+__all__ = ["Metrics", "Server", "serve"]
+
+DELAY_BUCKETS_S = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 21_600, 86_400)
+CHECKPOINT_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """Every metric of one process, in a registry of its own.
+
+    Args:
+        registry: where they are registered; one registry holds them once.
+
+    >>> metrics = Metrics(CollectorRegistry())
+    >>> metrics.events.labels(topic="clicks", outcome="joined").inc(3)
+    >>> metrics.registry.get_sample_value("clickloop_events_total", {"topic": "clicks", "outcome": "joined"})
+    3.0
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._flow(registry)
+        self._pending(registry)
+        self._checkpoints(registry)
+        self._snapshots(registry)
+
+    def _flow(self, registry: CollectorRegistry) -> None:
+        self.events = Counter(
+            "clickloop_events_total",
+            "Impressions and outcomes read, by what became of them (joined, duplicate, late, unmatched, dead, ...).",
+            ["topic", "outcome"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "clickloop_dead_letters_total",
+            "Rows that could not be used, by reason.",
+            ["topic", "reason"],
+            registry=registry,
+        )
+        self.misplaced_keys = Counter(
+            "clickloop_misplaced_keys_total",
+            "Sampled keys found on another partition than murmur2 names: set partitioner=murmur2_random in producers.",
+            ["topic"],
+            registry=registry,
+        )
+        self.lost_records = Counter(
+            "clickloop_lost_records_total",
+            "Records that retention deleted before they were read.",
+            ["topic"],
+            registry=registry,
+        )
+        self.lag_records = Gauge(
+            "clickloop_lag_records", "Records not read yet.", ["topic", "partition"], registry=registry
+        )
+        self.lag_seconds = Gauge(
+            "clickloop_lag_seconds", "Age of the oldest record not read yet.", ["topic", "partition"], registry=registry
+        )
+
+    def _pending(self, registry: CollectorRegistry) -> None:
+        self.join_delay = Histogram(
+            "clickloop_join_delay_seconds",
+            "Event time from an impression to an outcome that counts; early ones fall into the first bucket.",
+            buckets=DELAY_BUCKETS_S,
+            registry=registry,
+        )
+        self.pending_rows = Gauge(
+            "clickloop_pending_rows", "Impressions whose window is open.", ["partition"], registry=registry
+        )
+        self.pending_bytes = Gauge(
+            "clickloop_pending_bytes", "Memory that pending impressions take.", ["partition"], registry=registry
+        )
+        self.waiting_clicks = Gauge(
+            "clickloop_waiting_clicks", "Outcomes whose impression was not seen yet.", ["partition"], registry=registry
+        )
+        self.watermark = Gauge(
+            "clickloop_watermark_seconds",
+            "Event time that is complete, since the epoch.",
+            ["partition"],
+            registry=registry,
+        )
+
+    def _checkpoints(self, registry: CollectorRegistry) -> None:
+        self.checkpoint_seconds = Histogram(
+            "clickloop_checkpoint_seconds",
+            "Time that a checkpoint's transaction took.",
+            buckets=CHECKPOINT_BUCKETS_S,
+            registry=registry,
+        )
+        self.checkpoints = Counter(
+            "clickloop_checkpoints_total",
+            "Checkpoints by result (committed, aborted, unknown, fenced).",
+            ["result"],
+            registry=registry,
+        )
+        self.recoveries = Counter(
+            "clickloop_recoveries_total",
+            "Times that a partition was rebuilt, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+
+    def _snapshots(self, registry: CollectorRegistry) -> None:
+        self.snapshot_version = Gauge(
+            "clickloop_snapshot_version", "Version of the newest snapshot.", ["policy"], registry=registry
+        )
+        self.snapshot_age = Gauge(
+            "clickloop_snapshot_age_seconds", "Time since the newest snapshot.", ["policy"], registry=registry
+        )
+        self.ctr = Gauge(
+            "clickloop_ctr", "Reward for each impression, all arms together.", ["policy"], registry=registry
+        )

@@ -1,0 +1,99 @@
+"""The settings of one policy: its model, its window, what its outcomes are worth, how it explores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from streams.settings_errors import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class PolicySettings(BaseModel):
+    """How one policy learns and explores; frozen, and refused as a whole if a value makes no sense.
+
+    >>> PolicySettings(dimension=8).window_s
+    600.0
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["linear", "beta"] = Field("linear", description="what is learned for each arm")
+    dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
+    window_s: float = Field(600.0, gt=0, allow_inf_nan=False, description="seconds after an impression a click counts")
+    early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
+    grace_s: Seconds = Field(60.0, description="seconds of event time that a row is kept beyond its window")
+    half_life_s: Seconds = Field(0.0, description="half-life of old data in seconds; 0 forgets nothing")
+    delays_s: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        (), description="grid of mean click delays in seconds; empty for no correction of pending impressions"
+    )
+    outcomes: dict[str, Weight] = Field(
+        default_factory=lambda: {"click": 1.0}, description="what an outcome of each kind is worth; at least one"
+    )
+    aggregate: Literal["sum", "max", "min", "earliest", "count"] = Field(
+        "sum", description="how several outcomes of one impression become its reward"
+    )
+    explorer: Literal["thompson", "ucb", "epsilon-greedy"] = Field("thompson", description="how arms are chosen")
+    alpha: float = Field(1.0, ge=0, allow_inf_nan=False, description="width of the exploration; 0 is greedy")
+    epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
+    matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
+    intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
+    arms: tuple[str, ...] = Field((), description="arms that exist before any impression")
+
+    @field_validator("outcomes")
+    @classmethod
+    def _outcomes_not_empty(cls, outcomes: dict[str, float]) -> dict[str, float]:
+        if not outcomes:
+            raise ValueError('outcomes = {}: must list at least one kind and its worth, for example {"click": 1.0}')
+        if "" in outcomes:
+            raise ValueError(f"outcomes = {outcomes}: a kind must not be the empty string; give it a name or remove it")
+        return outcomes
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_distinct(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = sorted({arm for arm in arms if arms.count(arm) > 1 or not arm})
+        if wrong:
+            raise ValueError(f"arms: {wrong} must be distinct and not empty; remove the surplus ones")
+        return arms
+
+    @model_validator(mode="after")
+    def _dimension_fits(self) -> Self:
+        if self.model == "linear" and self.dimension < 1:
+            raise ValueError(
+                f"dimension = {self.dimension}: must be at least 1 for the linear model; "
+                "set it to the length of the context vector, or set model = 'beta' to learn without a context"
+            )
+        if self.intercept is not None and self.intercept >= self.dimension:
+            raise ValueError(
+                f"intercept = {self.intercept}: must be below dimension = {self.dimension}; "
+                "name the index of the context's constant or leave it out"
+            )
+        return self
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds of event time that an impression is needed for: its window and the grace."""
+        return self.window_s + self.grace_s
+
+
+class UnknownPolicyError(LookupError):
+    """No policy of that name; the text lists those that there are.
+
+    >>> raise UnknownPolicyError("hom", known=["home"])
+    Traceback (most recent call last):
+    streams.settings_policy.UnknownPolicyError: there is no policy 'hom'; did you mean home?
+    """
+
+    retriable = False
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        hint = did_you_mean(name, known)
+        super().__init__(f"there is no policy {name!r}; {hint}")

@@ -1,0 +1,78 @@
+"""What each topic of clickloop must be like: partitions, cleanup policy, retention.
+
+`impressions`, `clicks` and `posteriors` have the same number of partitions: a pair meets in one partition, and its
+sums are written to the partition of the same number. Compaction would lose impressions (key: decision id), and
+retention would lose sums, so the cleanup policies are checked too. Record timestamps stay CreateTime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+SIDE_RETENTION_S = 7 * 86_400.0
+"""Seconds that feedback, the history of snapshots and dead letters are kept when created here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSpec:
+    """What one topic must be like: its partitions, and how it is created."""
+
+    name: str
+    partitions: int
+    cleanup: Literal["delete", "compact"]
+    retention_s: float | None = None
+    least_retention_s: float = 0.0
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Topic settings in Kafka's own words."""
+        configs: dict[str, str] = {"cleanup.policy": self.cleanup}
+        if self.retention_s is not None:
+            configs["retention.ms"] = str(int(self.retention_s * 1000))
+        if self.cleanup == "compact":
+            configs["min.cleanable.dirty.ratio"] = "0.1"  # what is compacted here is read whole at every start
+        return configs
+
+
+def specs(settings: Settings) -> tuple[TopicSpec, ...]:
+    """Return what every topic must be like under these settings, the publisher's leader topic included."""
+    names, partitions, least = settings.topics, settings.partitions, least_retention_s(settings)
+
+    def compact(name: str, count: int) -> TopicSpec:
+        return TopicSpec(name=name, cleanup="compact", partitions=count)
+
+    def side(name: str, count: int) -> TopicSpec:
+        return TopicSpec(name=name, cleanup="delete", partitions=count, retention_s=SIDE_RETENTION_S)
+
+    def taken_in(name: str) -> TopicSpec:
+        kept = max(settings.retention_s, least)
+        return TopicSpec(name=name, cleanup="delete", partitions=partitions, retention_s=kept, least_retention_s=least)
+
+    return (
+        taken_in(names.impressions),
+        taken_in(names.clicks),
+        compact(names.posteriors, partitions),
+        compact(names.policies, 1),
+        side(names.history, 1),
+        side(names.feedback, partitions),
+        side(names.dead_letters, 1),
+        TopicSpec(name=leader_topic(settings), cleanup="delete", partitions=1),
+    )
+
+
+def leader_topic(settings: Settings) -> str:
+    """Return the topic by which Faust decides which publisher leads."""
+    return f"{settings.publisher_group}-__assignor-__leader"
+
+
+def least_retention_s(settings: Settings) -> float:
+    """Return the seconds that input must be kept, so that a worker can rebuild what was pending.
+
+    Twice the longest window: an impression is needed for `window_s + grace_s`; the other half is the
+    time that a stopped worker has to come back.
+    """
+    return 2 * max((policy.kept_s for policy in settings.policies.values()), default=0.0)

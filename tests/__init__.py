@@ -1,0 +1,1 @@
+"""Tests: one flat file for each module, named after it."""

@@ -1,0 +1,88 @@
+"""Fixtures that give a broker, each saying what is missing when it has none to give."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streams.local_broker import LocalBroker
+from tests.broker import (
+    CLUSTER_VARIABLE,
+    ApacheKafka,
+    wait_until_serving,
+    why_no_apache_kafka,
+    why_no_local_broker,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's own CLICKLOOP_* variables out of every test."""
+    for name in [name for name in os.environ if name.startswith("CLICKLOOP_") and name != "CLICKLOOP_KAFKA"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared_apache_kafka() -> Iterator[str]:
+    """The bootstrap address of one Apache Kafka for all tests that leave it as it is."""
+    reason = why_no_apache_kafka()
+    if reason is not None:
+        pytest.skip(f"no Apache Kafka: {reason}")
+    kafka = ApacheKafka()
+    try:
+        yield kafka.start()
+    finally:
+        kafka.remove()
+
+
+@pytest.fixture(scope="session")
+def local_broker() -> Iterator[str]:
+    """The bootstrap address of one local broker (noida-db) for all tests."""
+    reason = why_no_local_broker()
+    if reason is not None:
+        pytest.skip(reason)
+    with LocalBroker() as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def bootstrap(request: pytest.FixtureRequest) -> str:
+    """The best broker at hand: the cluster of CLICKLOOP_BOOTSTRAP, else Apache Kafka, else the local broker."""
+    cluster = os.environ.get(CLUSTER_VARIABLE)
+    if cluster:
+        wait_until_serving(cluster)
+        return cluster
+    name = "shared_apache_kafka" if why_no_apache_kafka() is None else "local_broker"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture(scope="session", params=["apache", "local"])
+def both_brokers(request: pytest.FixtureRequest) -> str:
+    """The bootstrap address of each kind of broker in turn; a kind that is not there is skipped with the reason."""
+    return str(request.getfixturevalue("shared_apache_kafka" if request.param == "apache" else "local_broker"))
+
+
+@pytest.fixture
+def apache_kafka() -> Iterator[ApacheKafka]:
+    """A started Apache Kafka of the test's own, to stop, kill, pause and start again."""
+    reason = why_no_apache_kafka()
+    if reason is not None:
+        pytest.skip(f"no Apache Kafka to break: {reason}")
+    kafka = ApacheKafka()
+    try:
+        kafka.start()
+        yield kafka
+    finally:
+        kafka.remove()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix for topics, groups and transactional ids that no other test has."""
+    return f"t{uuid.uuid4().hex[:10]}-"

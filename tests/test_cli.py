@@ -1,0 +1,190 @@
+"""The command line: one message for what is foreseen, exit codes, JSON for programs, settings told from where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams import cli, topics
+from streams.cli_options import print_record, print_rows
+from streams.settings import Settings
+from tests.broker import free_port_pair
+
+COMMANDS = [
+    ("demo",),
+    ("worker",),
+    ("replay",),
+    ("topics", "create"),
+    ("topics", "check"),
+    ("policy", "show"),
+    ("policy", "history"),
+    ("policy", "rollback"),
+    ("policy", "sums"),
+    ("config", "show"),
+    ("config", "check"),
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "clickloop.toml"
+    path.write_text('[policies.home]\ndimension = 8\narms = ["a", "b"]\n')
+    return str(path)
+
+
+@pytest.fixture
+def dead() -> str:
+    """An address where nobody listens."""
+    return f"127.0.0.1:{free_port_pair()}"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_names_the_variables(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command has help, and it names the variables behind --bootstrap and --config."""
+    assert cli.run([*command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "CLICKLOOP_CONFIG" in text
+    assert "CLICKLOOP_BOOTSTRAP" in text.replace("│ ", "").replace("- ", "-")
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints what is installed."""
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("clickloop")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["topics", "create"],
+        ["topics", "check"],
+        ["worker", "learner"],
+    ],
+    ids=" ".join,
+)
+def test_dead_broker_is_one_message(
+    arguments: list[str], config: str, dead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody at the address: told within ten seconds, on standard error, exit 1, no traceback."""
+    began = time.monotonic()
+    assert cli.run([*arguments, "--config", config, "--bootstrap", dead]) == 1
+    assert time.monotonic() - began < 10
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"Kafka does not answer at {dead}" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_the_program_itself_prints_no_traceback(dead: str) -> None:
+    """The same as a process, as people start it."""
+    command = [sys.executable, "-m", "streams.cli", "topics", "check", "--bootstrap", dead]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(cli.__file__).parents[1])
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("clickloop: Kafka does not answer at")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["config", "show", "--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["config", "show", "--bootstrap", "kafka"], "must be host:port"),
+        (["worker"], "a worker needs at least one"),
+        (["worker", "watcher"], "'watcher' is not one of"),
+        (["worker", "--metrics-port", "70000"], "metrics_port = 70000"),
+        (["replay", __file__, "--policy", "home", "--map", "ts"], "must be KEY=COLUMN"),
+        (["policy", "rollback", "home", "seven"], "unable to parse"),
+        (["polic"], "polic"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was asked for wrongly, options or settings, is exit 2 with the value in the message."""
+    assert cli.run(arguments) == 2
+    assert part in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a command without a traceback."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(topics, "check", interrupted)
+    assert cli.run(["topics", "check"]) == 130
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw is not dressed up."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("this is a bug")
+
+    monkeypatch.setattr(topics, "check", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["topics", "check"])
+
+
+def test_topics_are_created_and_checked(both_brokers: str, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """create, create again, check: 0; what is wrong: 1 and told on standard error, with JSON on standard output."""
+    where = ["--bootstrap", both_brokers]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLICKLOOP_PREFIX", prefix)
+        assert cli.run(["topics", "check", *where]) == 1
+        assert "run clickloop topics create" in capsys.readouterr().err
+        assert cli.run(["topics", "create", *where]) == 0
+        assert f"created  {prefix}impressions" in capsys.readouterr().out
+        assert cli.run(["topics", "create", "--json", *where]) == 0
+        again: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert (again["created"], len(again["existing"]), again["problems"]) == ([], 8, [])
+        assert cli.run(["topics", "check", *where]) == 0
+        assert cli.run(["config", "check", *where]) == 0
+        patch.setenv("CLICKLOOP_PARTITIONS", "5")
+        capsys.readouterr()
+        assert cli.run(["topics", "check", "--json", *where]) == 1
+        printed = capsys.readouterr()
+        assert len(json.loads(printed.out)) == 4
+        assert printed.err.count("error: ") == 4
+
+
+def test_config_check_needs_no_broker(config: str, dead: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings can be checked where no broker is; that the topics were not looked at is said."""
+    assert cli.run(["config", "check", "--config", config, "--bootstrap", dead]) == 0
+    printed = capsys.readouterr()
+    assert "settings are valid; policies: home" in printed.out
+    assert "topics not checked" in printed.err
+
+
+def test_config_show_tells_where_from(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each setting stands with the source that won, and a password stays hidden."""
+    monkeypatch.setenv("CLICKLOOP_PARTITIONS", "6")
+    monkeypatch.setenv("CLICKLOOP_SASL_PASSWORD", "hunter2")
+    monkeypatch.setenv("CLICKLOOP_CONFIG", config)
+    assert cli.run(["config", "show", "--bootstrap", "k:1"]) == 0
+    lines = [" ".join(line.replace("│", "").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "bootstrap k:1 command line" in lines
+    assert "partitions 6 environment" in lines
+    assert "prefix default" in lines
+    assert f"policies.home.dimension 8 file {config}" in lines
+    assert "policies.home.window_s 600 default" in lines
+    assert "sasl_password ********** environment" in lines
+    assert cli.run(["config", "show", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert "hunter2" not in shown
+    assert Settings(**{**json.loads(shown), "sasl_password": None}).policies["home"].arms == ("a", "b")
+
+
+def test_tables_show_every_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """Zeros, empty strings, nothing and square brackets all reach the reader."""
+    print_rows([{"arm": "[red]", "n": 0}, {"arm": "b", "why": ["x", 1.5]}], title="rows")
+    print_record({"version": 0, "parent": None, "rates": {"alpha": 0.25}, "arms": {"[red]": {"n": 0}}}, title="record")
+    text = capsys.readouterr().out
+    assert [part for part in ("[red]", "│ 0", "x, 1.5", "alpha", "0.25", "parent", "-") if part not in text] == []
