@@ -1,0 +1,123 @@
+"""One partition's transactions: a librdkafka producer whose transactional id belongs to the partition.
+
+The order of a checkpoint, and what a crash after each step means:
+
+1. *cut*: the state is frozen at the present positions: changed sums, feedback, dead letters, the checkpoint record. A crash loses
+   what was added since the last commit; it is read again.
+2. *begin* a transaction. A crash leaves it open; the successor's initialisation aborts it.
+3. *produce* all records, the checkpoint record last. As after 2: nobody who reads committed sees any of them.
+4. *flush*: the broker has every record. As after 2.
+5. *commit*: from here the checkpoint is the truth, whether or not the answer arrives. A crash before the answer is an unknown
+   outcome: the successor reads what the broker has.
+6. *group offsets* follow, for lag monitors only. Nobody reads them back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from streams.failpoints import Pass
+from streams.state import Message
+
+_FENCED = {
+    KafkaError._FENCED,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+}
+
+
+class FencedError(Exception):
+    """Another producer has the partition's transactional id: the partition belongs to somebody else. Do not initialise again."""
+
+    retriable = False
+
+
+class UnknownOutcomeError(Exception):
+    """A checkpoint failed or took too long and may have happened. Forget the state and read it back."""
+
+    retriable = True
+
+
+class Writer:
+    """Transactions of one partition. Blocking: call it from a thread. Every call ends within ``timeout_s``.
+
+    ``topics`` gives the names behind the roles of `Message`; the posteriors and feedback go to ``partition`` of their topics.
+    """
+
+    def __init__(
+        self, client: Mapping[str, Any], *, transactional_id: str, partition: int, topics: Mapping[str, str], timeout_s: float, passing: Pass
+    ) -> None:
+        self.partition = partition
+        self.topics = topics
+        self.timeout_s = timeout_s
+        self.passing = passing
+        self.end: int | None = None
+        self._producer = Producer(
+            dict(client)
+            | {
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": 60_000,
+                "delivery.timeout.ms": int(timeout_s * 1000),
+                "linger.ms": 2,
+                "message.max.bytes": 16_000_000,
+                "partitioner": "murmur2_random",
+                "log.connection.close": False,
+                "log_level": 3,
+            }
+        )
+
+    def initialise(self) -> None:
+        """Fence the predecessor and end its open transaction. Raises FencedError or UnknownOutcomeError."""
+        self._checked(lambda: self._producer.init_transactions(self.timeout_s))
+        self.passing("recovery.initialised")
+
+    def commit(self, messages: Sequence[Message]) -> None:
+        """Steps 2 to 5. Raises FencedError, or UnknownOutcomeError for everything else that can go wrong."""
+        self.passing("checkpoint.cut")
+        self._checked(self._producer.begin_transaction)  # 2
+        self.passing("checkpoint.begun")
+        self._checked(lambda: self._produce(messages))  # 3
+        self.passing("checkpoint.produced")
+        left = self._producer.flush(self.timeout_s)  # 4
+        if left:
+            raise UnknownOutcomeError(f"{left} of {len(messages)} records were not acknowledged within {self.timeout_s} s")
+        self.passing("checkpoint.flushed")
+        self._checked(lambda: self._producer.commit_transaction(self.timeout_s))  # 5
+        self.passing("checkpoint.committed")
+
+    def _produce(self, messages: Sequence[Message]) -> None:
+        until = time.monotonic() + self.timeout_s
+        for message in messages:
+            where = {} if message.topic == "dead_letters" else {"partition": self.partition}
+            while True:
+                try:
+                    self._producer.produce(
+                        self.topics[message.topic], value=message.value, key=message.key, headers=list(message.headers), on_delivery=self._delivered, **where
+                    )
+                    break
+                except BufferError:
+                    self._producer.poll(0.05)
+                    if time.monotonic() > until:
+                        raise UnknownOutcomeError(f"the producer's queue stayed full for {self.timeout_s} s") from None
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is None and message.topic() == self.topics["posteriors"]:
+            self.end = message.offset() + 1
+
+    def close(self) -> None:
+        """Let go of the producer; an open transaction is left to the successor or to its timeout."""
+        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        self._producer.poll(0)
+
+    def _checked(self, call: Any) -> None:
+        try:
+            call()
+        except KafkaException as error:
+            cause = error.args[0]
+            if cause.code() in _FENCED:
+                raise FencedError(f"partition {self.partition}: {cause.str()}") from error
+            raise UnknownOutcomeError(f"partition {self.partition}: {cause.str()} ({cause.name()})") from error

@@ -1,0 +1,174 @@
+"""Impressions whose window is still open, in arrays bucketed by the time they leave.
+
+A row takes 44 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
+in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streams.decode import Impressions
+
+CHUNK_BITS = 10
+CHUNK_ROWS = 1 << CHUNK_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An outcome that belongs to a pending row. ``reward`` is None if it fell outside the window."""
+
+    outcome_id: str
+    ts: int
+    reward: float | None
+    leaves: int
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Up to 1,024 rows of one policy that leave in one time bucket."""
+
+    policy: str
+    key: npt.NDArray[np.uint64]
+    ts: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    arm: npt.NDArray[np.int32]
+    slot: npt.NDArray[np.int32]
+    snapshot: npt.NDArray[np.int32]
+    propensity: npt.NDArray[np.float64]
+    x: npt.NDArray[np.floating[Any]]
+    n: int = 0
+    gone: npt.NDArray[np.bool_] | None = None
+    seen: dict[int, list[Seen]] = field(default_factory=dict)
+    oldest_click: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        columns = (self.key, self.ts, self.offset, self.arm, self.slot, self.snapshot, self.propensity, self.x)
+        return sum(column.nbytes for column in columns)
+
+    def staying(self) -> npt.NDArray[np.int64]:
+        """Positions of the rows that have not left."""
+        return np.arange(self.n) if self.gone is None else np.flatnonzero(~self.gone[: self.n])
+
+
+def _new_chunk(policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk:
+    def empty(dtype: Any) -> Any:
+        return np.empty(CHUNK_ROWS, dtype)
+
+    return Chunk(
+        policy=policy,
+        key=empty(np.uint64),
+        ts=empty(np.int64),
+        offset=empty(np.int64),
+        arm=empty(np.int32),
+        slot=empty(np.int32),
+        snapshot=empty(np.int32),
+        propensity=empty(np.float64),
+        x=np.empty((CHUNK_ROWS, x.shape[1]), x.dtype),
+    )
+
+
+class Pending:
+    """The chunks of one partition. A row's number is chunk number * 1,024 + position."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, Chunk] = {}
+        self._free: list[int] = []
+        self._buckets: dict[tuple[str, int], list[int]] = {}
+        self.rows = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all chunks."""
+        return sum(chunk.nbytes for chunk in self._chunks.values())
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every chunk."""
+        return iter(self._chunks.values())
+
+    def row(self, number: int) -> tuple[Chunk, int]:
+        """The chunk and position of a row."""
+        return self._chunks[number >> CHUNK_BITS], number & (CHUNK_ROWS - 1)
+
+    def append(self, batch: Impressions, rows: npt.NDArray[np.int64], bucket: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Store the rows of a batch; bucket (len(rows),) says when each leaves. Returns their numbers, (len(rows),)."""
+        numbers = np.empty(len(rows), np.int32)
+        first = int(bucket[0])
+        if (bucket == first).all():
+            self._append_one(batch, rows, (batch.policy, first), numbers, np.arange(len(rows)))
+        else:
+            for b in np.unique(bucket).tolist():
+                chosen = np.flatnonzero(bucket == b)
+                self._append_one(batch, rows[chosen], (batch.policy, b), numbers, chosen)
+        self.rows += len(rows)
+        return numbers
+
+    def _append_one(
+        self, batch: Impressions, rows: npt.NDArray[np.int64], bucket: tuple[str, int], numbers: npt.NDArray[np.int32], into: npt.NDArray[np.int64]
+    ) -> None:
+        done = 0
+        while done < len(rows):
+            number, chunk = self._open(bucket, batch.x)
+            size = min(CHUNK_ROWS - chunk.n, len(rows) - done)
+            source, target = rows[done : done + size], slice(chunk.n, chunk.n + size)
+            chunk.key[target] = batch.key[source]
+            chunk.ts[target] = batch.ts[source]
+            chunk.offset[target] = batch.offset[source]
+            chunk.arm[target] = batch.arm[source]
+            chunk.slot[target] = batch.slot[source]
+            chunk.snapshot[target] = batch.snapshot[source]
+            chunk.propensity[target] = batch.propensity[source]
+            chunk.x[target] = batch.x[source]
+            numbers[into[done : done + size]] = (number << CHUNK_BITS) + np.arange(chunk.n, chunk.n + size)
+            chunk.n += size
+            done += size
+
+    def _open(self, bucket: tuple[str, int], x: npt.NDArray[np.floating[Any]]) -> tuple[int, Chunk]:
+        """The bucket's chunk that still has room for rows of this type, made if there is none."""
+        numbers = self._buckets.setdefault(bucket, [])
+        for number in numbers[-2:]:
+            chunk = self._chunks[number]
+            if chunk.n < CHUNK_ROWS and chunk.x.dtype == x.dtype:
+                return number, chunk
+        number = self._free.pop() if self._free else len(self._chunks)
+        self._chunks[number] = _new_chunk(bucket[0], x)
+        numbers.append(number)
+        return number, self._chunks[number]
+
+    def leave(self, watermark: int, *, hold_ms: dict[str, int], bucket_ms: dict[str, int]) -> Iterator[tuple[Chunk, npt.NDArray[np.int64]]]:
+        """Take out the rows with ts + hold_ms <= watermark: yields (chunk, positions) for each chunk that loses some."""
+        for (policy, bucket), numbers in list(self._buckets.items()):
+            width = bucket_ms[policy]
+            if bucket * width > watermark:
+                continue
+            whole = (bucket + 1) * width - 1 <= watermark
+            for number in numbers:
+                chunk = self._chunks[number]
+                staying = chunk.staying()
+                leaving = staying if whole else staying[chunk.ts[staying] + hold_ms[policy] <= watermark]
+                if len(leaving):
+                    self.rows -= len(leaving)
+                    yield chunk, leaving
+                    if not whole:
+                        _mark(chunk, leaving)
+            if whole:
+                del self._buckets[(policy, bucket)]
+                for number in numbers:
+                    del self._chunks[number]
+                    self._free.append(number)
+
+
+def _mark(chunk: Chunk, leaving: npt.NDArray[np.int64]) -> None:
+    if chunk.gone is None:
+        chunk.gone = np.zeros(CHUNK_ROWS, np.bool_)
+    chunk.gone[leaving] = True
+    if chunk.seen:
+        for position in leaving.tolist():
+            chunk.seen.pop(position, None)

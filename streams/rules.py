@@ -1,0 +1,38 @@
+"""From settings to what a partition's state works by."""
+
+from __future__ import annotations
+
+from policies.model import make_model
+from streams.decode import Decoder
+from streams.join import Window
+from streams.settings import PolicySettings, Settings
+from streams.state import Rules
+
+
+def rules(settings: Settings) -> Rules:
+    """Decoder, windows and models of every policy, numbered afresh: one for each worker process."""
+    policies = settings.policies
+    decoder = Decoder(policies, kinds={kind for policy in policies.values() for kind in policy.outcomes})
+    return Rules(
+        decoder=decoder,
+        windows={name: window(policy) for name, policy in policies.items()},
+        models={name: model(policy) for name, policy in policies.items()},
+        matured_share={name: policy.matured_share for name, policy in policies.items()},
+        topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
+    )
+
+
+def window(policy: PolicySettings) -> Window:
+    """Attribution rules in whole milliseconds."""
+    return Window(
+        window_ms=round(policy.window_s * 1000),
+        early_ms=round(policy.early_s * 1000),
+        grace_ms=round(policy.grace_s * 1000),
+        outcomes=policy.outcomes,
+        aggregate=policy.aggregate,
+    )
+
+
+def model(policy: PolicySettings):  # type: ignore[no-untyped-def]
+    """The policy's model."""
+    return make_model(policy.model, dimension=policy.dimension, half_life_s=policy.half_life_s, delays_s=policy.delays_s)

@@ -1,0 +1,331 @@
+"""What a learner knows of one partition: the join, the sums, the counts and the offsets they include. No Kafka.
+
+`take` adds a fetched batch, `freeze` cuts a checkpoint. Sums are updated when a checkpoint is cut or enough rows have
+gathered, a policy at a time, so that the cost of touching an arm is spread over many rows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from policies.batch import Batch
+from policies.model import Model, Sums
+from streams.decode import Dead, Decoder, Impressions, Record
+from streams.feedback import encode_joined, encode_matured
+from streams.join import Changes, Join, Joined, Matured, Window
+
+Side = Literal["impressions", "clicks"]
+SIDES: tuple[Side, Side] = ("impressions", "clicks")
+FLUSH_ROWS = 16_384
+
+
+class GapError(Exception):
+    """A batch starts above the position: something in between was fetched and lost. The way out is to rewind."""
+
+    retriable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records of one side of a partition, complete for the offsets [start, end)."""
+
+    side: Side
+    partition: int
+    start: int
+    end: int
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Everything a partition needs to know of the policies, and how to name what it decodes."""
+
+    decoder: Decoder
+    windows: Mapping[str, Window]
+    models: Mapping[str, Model]
+    matured_share: Mapping[str, float]
+    topics: Mapping[Side, str]
+
+    def width(self, policy: str) -> int:
+        """Length of the contexts that a policy's rows carry: none for beta."""
+        model = self.models[policy]
+        return 0 if model.name == "beta" else model.dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record to be written: ``topic`` is a role (posteriors, feedback, dead_letters), not yet a name."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(slots=True)
+class Gathered:
+    """Rows of one policy that wait to be added to the sums."""
+
+    impressions: list[Impressions] = field(default_factory=list)
+    joined: list[Joined] = field(default_factory=list)
+    rows: int = 0
+
+
+class PartitionState:
+    """State of partition ``number`` under ``rules``."""
+
+    def __init__(self, number: int, *, rules: Rules, watermark: int | None = None) -> None:
+        self.number = number
+        self.rules = rules
+        self.join = Join(rules.windows, watermark=watermark)
+        self.sums: dict[str, dict[str, Sums]] = {policy: {} for policy in rules.models}
+        self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
+        self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
+        self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0}
+        self.frozen: tuple[int, int, int | None] | None = None
+        self._dirty: dict[str, set[str]] = {policy: set() for policy in rules.models}
+        self._gathered: dict[str, Gathered] = {}
+        self._joined: list[Joined] = []
+        self._matured: list[Matured] = []
+        self._dead: list[tuple[Side, Dead]] = []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Outcomes by what became of them."""
+        return self.join.counts
+
+    def take(self, batch: Fetched) -> list[Joined]:
+        """Add a batch. What lies below the position is dropped; raises GapError if it starts above. Returns what was joined."""
+        position = self.positions[batch.side]
+        if batch.end <= position:
+            return []
+        if batch.start > position:
+            raise GapError(f"{batch.side}-{self.number}: a batch starts at {batch.start}, the position is {position}")
+        records = batch.records
+        if batch.start < position:
+            records = [record for record in records if record.offset >= position]
+        joined = self._impressions(records) if batch.side == "impressions" else self._clicks(records)
+        self.positions[batch.side] = batch.end
+        return joined
+
+    def remember(self, side: Side, records: Sequence[Record], waited: Container[tuple[int, int]]) -> None:
+        """Rebuild what is pending from records below the committed offsets; adds to no sum and no count.
+
+        ``waited``: (offset, row) of the outcomes that were waiting.
+        """
+        if side == "impressions":
+            groups, _ = self.rules.decoder.impressions(records)
+            for group in groups:
+                self.join.add_impressions(group, counted=False)
+        else:
+            clicks, _ = self.rules.decoder.clicks(records)
+            self.join.add_clicks(clicks, rebuild=waited)
+
+    def _impressions(self, records: Sequence[Record]) -> list[Joined]:
+        groups, dead = self.rules.decoder.impressions(records)
+        by_offset = None
+        joined: list[Joined] = []
+        for group in groups:
+            self._seen_time("impressions", int(group.ts.max()))
+            changes = self.join.add_impressions(group)
+            self.impressions["duplicate"] += changes.duplicates
+            if changes.fresh is not None and len(changes.fresh):
+                self.impressions["accepted"] += len(changes.fresh)
+                self._gather(group, changes.fresh)
+            if changes.expired is not None:
+                by_offset = by_offset or {record.offset: record for record in records}
+                dead.extend(self._expired(group, changes, by_offset))
+            joined.extend(self._settle("impressions", changes))
+        for row in dead:
+            self._dead.append(("impressions", row))
+            if not row.reason.startswith(EXPIRED):
+                self.impressions["dead"] += row.rows
+        return joined
+
+    def _clicks(self, records: Sequence[Record]) -> list[Joined]:
+        clicks, dead = self.rules.decoder.clicks(records)
+        if clicks:
+            self._seen_time("clicks", max(click.ts for click in clicks))
+        for row in dead:
+            self._dead.append(("clicks", row))
+            self.counts["dead"] += row.rows
+        return self._settle("clicks", self.join.add_clicks(clicks))
+
+    def _settle(self, side: Side, changes: Changes) -> list[Joined]:
+        for row in changes.joined:
+            if row.learns:
+                gathered = self._gathered.setdefault(row.policy, Gathered())
+                gathered.joined.append(row)
+        self._joined.extend(changes.joined)
+        self._dead.extend(("clicks", Dead(click.record, reason)) for click, reason in changes.dead)
+        return changes.joined
+
+    def _expired(self, group: Impressions, changes: Changes, by_offset: Mapping[int, Record]) -> Iterator[Dead]:
+        assert changes.expired is not None
+        window = self.rules.windows[group.policy]
+        for i in changes.expired.tolist():
+            self.impressions["expired"] += 1
+            reason = (
+                f"{EXPIRED}: ts {int(group.ts[i])} + window and grace {window.hold_ms} ms is not above the watermark {self.join.watermark} "
+                "of its partition. To replay an older log, use topics of its own (prefix)"
+            )
+            yield Dead(by_offset[int(group.offset[i])], reason)
+
+    def _seen_time(self, side: Side, ts: int) -> None:
+        before = self.largest_ts[side]
+        self.largest_ts[side] = ts if before is None else max(before, ts)
+
+    def _gather(self, group: Impressions, fresh: Any) -> None:
+        learns = (group.snapshot[fresh] >= 0) | (group.propensity[fresh] < 1.0)
+        if not learns.all():
+            fresh = fresh[learns]
+        if not len(fresh):
+            return
+        if len(fresh) < len(group.ts):
+            group = select(group, fresh)
+        gathered = self._gathered.setdefault(group.policy, Gathered())
+        gathered.impressions.append(group)
+        gathered.rows += len(fresh)
+        if gathered.rows >= FLUSH_ROWS:
+            self._flush(group.policy)
+
+    def _flush(self, policy: str) -> None:
+        gathered = self._gathered.pop(policy, None)
+        if gathered is None:
+            return
+        names = self.rules.decoder.arms[policy].list
+        batch, touched = to_batch(gathered, names, self.rules.width(policy))
+        self.sums[policy] = self.rules.models[policy].update(self.sums[policy], batch)
+        self._dirty[policy].update(touched)
+
+    def freeze(self, watermark: int | None) -> list[Message]:
+        """Cut a checkpoint at the present positions, with the watermark moved to ``watermark``.
+
+        Returns the records that one transaction has to hold, none if nothing changed since the last cut.
+        """
+        if watermark is not None:
+            self._matured.extend(self.join.advance(watermark))
+        cut = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)
+        if cut == self.frozen:
+            return []
+        for policy in list(self._gathered):
+            self._flush(policy)
+        messages = [*self._arm_records(), *self._feedback(), *(dead_letter(self.rules.topics[side], self.number, row) for side, row in self._dead), self._checkpoint()]
+        self._dirty = {policy: set() for policy in self._dirty}
+        self._joined, self._matured, self._dead = [], [], []
+        self.frozen = cut
+        return messages
+
+    def _arm_records(self) -> Iterator[Message]:
+        for policy, arms in self._dirty.items():
+            model = self.rules.models[policy]
+            for arm in sorted(arms):
+                value = model.encode(self.sums[policy][arm]) | {"model": model.name, "offsets": dict(self.positions)}
+                yield Message("posteriors", sums_key(policy, self.number, arm), msgspec.msgpack.encode(value))
+
+    def _feedback(self) -> Iterator[Message]:
+        arms, slots = self.rules.decoder.arms, self.rules.decoder.slots
+        for value in encode_joined(self._joined, partition=self.number, arms=arms, slots=slots):
+            yield Message("feedback", None, value)
+        for value in encode_matured(self._matured, partition=self.number, arms=arms, slots=slots, share=self.rules.matured_share):
+            yield Message("feedback", None, value)
+
+    def _checkpoint(self) -> Message:
+        oldest = self.join.oldest()
+        value = {
+            "v": 1,
+            "offsets": dict(self.positions),
+            "watermark": self.join.watermark,
+            "oldest": {side: self.positions[side] if first is None else first for side, first in zip(SIDES, oldest, strict=True)},
+            "waiting": pack_places(self.join.waiting_places()),
+            "counts": dict(self.counts),
+            "impressions": dict(self.impressions),
+            "largest_ts": dict(self.largest_ts),
+            "policies": {policy: {"model": model.name, "dimension": model.dimension} for policy, model in self.rules.models.items()},
+        }
+        return Message("posteriors", sums_key(None, self.number, None), msgspec.msgpack.encode(value))
+
+
+EXPIRED = "came after its window had closed"
+
+
+def sums_key(policy: str | None, partition: int, arm: str | None) -> bytes:
+    """Key of a record of the posteriors topic: [policy, partition, arm]; both names null for the checkpoint record."""
+    return msgspec.msgpack.encode([policy, partition, arm])
+
+
+def pack_places(places: Sequence[tuple[int, int]]) -> bytes:
+    """(offset, row) pairs in order as compressed little-endian int64 differences and uint32 rows.
+
+    >>> unpack_places(pack_places([(7, 0), (9, 1), (9, 3)])) == {(7, 0), (9, 1), (9, 3)}
+    True
+    """
+    offsets = np.array([offset for offset, _ in places], "<i8")
+    rows = np.array([row for _, row in places], "<u4")
+    return zlib.compress(np.diff(offsets, prepend=0).astype("<i8").tobytes() + rows.tobytes(), 1)
+
+
+def unpack_places(packed: bytes) -> set[tuple[int, int]]:
+    """The pairs that `pack_places` packed."""
+    raw = zlib.decompress(packed)
+    n = len(raw) // 12
+    offsets = np.cumsum(np.frombuffer(raw, "<i8", n))
+    return set(zip(offsets.tolist(), np.frombuffer(raw, "<u4", n, 8 * n).tolist(), strict=True))
+
+
+def select(group: Impressions, rows: Any) -> Impressions:
+    """Some rows of a batch."""
+    columns = {name: getattr(group, name)[rows] for name in ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")}
+    return Impressions(policy=group.policy, **columns)
+
+
+def to_batch(gathered: Gathered, names: Sequence[str], dimension: int) -> tuple[Batch, list[str]]:
+    """Gathered rows as a batch for the model, and the names of the arms it touches."""
+    groups, joined = gathered.impressions, gathered.joined
+    batch = Batch(
+        arms=tuple(names),
+        arm=_concatenate([group.arm for group in groups], np.intp),
+        x=_concatenate([group.x for group in groups], None, dimension),
+        ts=_concatenate([group.ts for group in groups], np.int64),
+        reward_arm=np.array([row.arm for row in joined], np.intp),
+        reward_x=np.array([row.x for row in joined], np.float64).reshape(len(joined), dimension),
+        reward_ts=np.array([row.impression_ts for row in joined], np.int64),
+        reward=np.array([row.change for row in joined], np.float64),
+        square=np.array([row.square for row in joined], np.float64),
+    )
+    touched = np.unique(np.concatenate([batch.arm, batch.reward_arm]))
+    return batch, [names[code] for code in touched.tolist()]
+
+
+def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> Any:
+    if not parts:
+        return np.zeros(0, dtype) if dimension is None else np.zeros((0, dimension), np.float64)
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+def dead_letter(topic: str, partition: int, dead: Dead) -> Message:
+    """The original bytes with the reason in Kafka Connect's header names."""
+    record = dead.record
+    reason = dead.reason if dead.row is None else f"row {dead.row}: {dead.reason}"
+    headers = [
+        *(record.headers or ()),
+        ("__connect.errors.topic", topic.encode()),
+        ("__connect.errors.partition", str(partition).encode()),
+        ("__connect.errors.offset", str(record.offset).encode()),
+        ("__connect.errors.connector.name", b"clickloop"),
+        ("__connect.errors.task.id", str(partition).encode()),
+        ("__connect.errors.stage", b"VALUE_CONVERTER"),
+        ("__connect.errors.class.name", b"streams.decode.Decoder"),
+        ("__connect.errors.exception.class.name", b"streams.events.EventError"),
+        ("__connect.errors.exception.message", reason.encode()),
+    ]
+    if dead.row is not None:
+        headers.append(("__clickloop.errors.row", str(dead.row).encode()))
+    return Message("dead_letters", record.key, record.value, headers)

@@ -1,0 +1,79 @@
+"""Exactly once: a learner that is killed again and again ends with the sums of the single-threaded oracle, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from streams.events import Impression, Outcome
+from streams.failpoints import POINTS
+from tests.loop import Loop, assert_conserved, assert_exact, assert_matured_once
+from tests.oracle import CONFIG, fold, traffic
+
+QUICK_KILLS = 5
+WHOLE_KILLS = 20
+
+
+class Load(threading.Thread):
+    """Sends events at a steady pace beside the test."""
+
+    def __init__(self, loop: Loop, events: list[Impression | Outcome], seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.loop, self.events, self.seconds = loop, events, seconds
+        self.start()
+
+    def run(self) -> None:
+        began, size = time.monotonic(), 200
+        for i in range(0, len(self.events), size):
+            self.loop.send(self.events[i : i + size])
+            ahead = began + self.seconds * i / len(self.events) - time.monotonic()
+            time.sleep(max(0.0, ahead))
+        self.loop.flush()
+
+
+def hour_ago_ms() -> int:
+    """Event time need not be now."""
+    return int(time.time() * 1000) - 3_600_000
+
+
+def killed_again_and_again(bootstrap: str, prefix: str, folder: Path, *, kills: int, seed: int) -> None:
+    """One run: load, `kills` deaths at seeded moments, half of them at fail-points, then the comparison."""
+    rng = random.Random(seed)
+    events = traffic(seed, 3_000 * kills, start_ms=hour_ago_ms()).events
+    with Loop(bootstrap, prefix, folder, CONFIG, checkpoint_interval_s=0.15) as loop:
+        load = Load(loop, events, seconds=2.0 * kills)
+        for number in range(kills):
+            if number % 2 == 0:
+                point = POINTS[number // 2 % len(POINTS)]
+                loop.start("one", fail_at=f"{point}:{rng.randint(1, 3 if point.startswith('checkpoint') else 1)}")
+                loop.wait_dead("one")
+            else:
+                loop.start("one")
+                time.sleep(rng.uniform(1.2, 3.5))
+                loop.kill("one")
+        loop.start("one")
+        load.join(timeout=120)
+        loop.wait_covered()
+        truth, counted = fold(events)
+        assert_exact(loop, truth, counted)
+        assert_conserved(loop, sum(isinstance(event, Outcome) for event in events))
+        assert_matured_once(loop)
+        assert loop.stop("one") == 0
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_killed_at_random_moments_and_between_the_steps(both_brokers: str, prefix: str, tmp_path: Path, seed: int) -> None:
+    """A few deaths, at random moments and between the steps of a checkpoint, change nothing."""
+    killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=seed)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_killed_twenty_times(both_brokers: str, prefix: str, tmp_path: Path, seed: int) -> None:
+    """Twenty deaths a run, three seeds, on each kind of broker."""
+    killed_again_and_again(both_brokers, prefix, tmp_path, kills=WHOLE_KILLS, seed=seed)

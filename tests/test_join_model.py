@@ -1,0 +1,267 @@
+"""The join against a plain model, on random logs with restarts: duplicates, reordering, silence, lateness, eviction.
+
+A run reads two logs in random steps and cuts checkpoints in between; at random moments it dies and is rebuilt, as the learner
+does it, from the offsets and the watermark of the last checkpoint. What must hold: a rebuild from the oldest needed offset ends in
+the state of a rebuild from zero and of the join that never died; rewards by decision equal the model's; conservation.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams.decode import Click, Impressions
+from streams.join import Join, Window
+
+WINDOWS = {
+    "short": Window(window_ms=20_000, early_ms=3_000, grace_ms=5_000, outcomes={"click": 1.0, "buy": 4.0}),
+    "long": Window(window_ms=50_000, early_ms=0, grace_ms=5_000, outcomes={"click": 1.0}, aggregate="max"),
+}
+
+
+@dataclass
+class Log:
+    """Two topics: impressions (decision, policy, ts) and clicks (decision, outcome id, kind, value, ts), offset = position."""
+
+    impressions: list[tuple[int, str, int]] = field(default_factory=list)
+    clicks: list[tuple[int, str, str, float, int]] = field(default_factory=list)
+
+
+def make_log(rng: random.Random) -> Log:
+    """A random log: about ten windows long, a third of the decisions with outcomes, some twice, some of nobody's."""
+    log = Log()
+    clock = 0
+    for decision in range(rng.randint(5, 120)):
+        clock += rng.choice([0, 100, 800, 4_000, 9_000])
+        policy = rng.choice(["short", "long"])
+        row = (decision, policy, clock - rng.choice([0, 0, 0, 2_000]))
+        log.impressions.append(row)
+        if rng.random() < 0.15:
+            log.impressions.append(rng.choice(log.impressions[-4:]))
+        for number in range(rng.choice([0, 0, 1, 2])):
+            kind = rng.choice(["click", "click", "buy"])
+            delay = rng.choice([-5_000, -2_000, 0, 3_000, 15_000, 19_999, 20_000, 40_000, 70_000])
+            click = (decision if rng.random() < 0.9 else -decision, f"o{number}", kind, float(rng.randint(0, 4)), max(0, row[2] + delay))
+            log.clicks.append(click)
+            if rng.random() < 0.2:
+                log.clicks.append(click)
+    log.clicks.sort(key=lambda row: (row[4] + rng.choice([0, 0, 1_500]), row[0]))
+    return log
+
+
+def impressions(log: Log, start: int, end: int) -> list[Impressions]:
+    """Impressions at offsets [start, end), by policy, each in log order."""
+    groups = []
+    for policy in ("short", "long"):
+        rows = [(offset, *log.impressions[offset]) for offset in range(start, end) if log.impressions[offset][1] == policy]
+        if rows:
+            n = len(rows)
+            groups.append(
+                Impressions(
+                    policy=policy,
+                    key=mixed([row[1] for row in rows]),
+                    slot=np.zeros(n, np.int32),
+                    arm=np.array([row[1] % 3 for row in rows], np.int32),
+                    ts=np.array([row[3] for row in rows], np.int64),
+                    offset=np.array([row[0] for row in rows], np.int64),
+                    snapshot=np.ones(n, np.int32),
+                    propensity=np.full(n, 0.5),
+                    x=np.array([[row[1]] for row in rows], np.float32),
+                )
+            )
+    return groups
+
+
+def mixed(decisions: list[int]) -> Any:
+    """Distinct well-spread keys."""
+    return np.array(decisions, np.int64).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def clicks(log: Log, start: int, end: int) -> list[Click]:
+    """Outcomes at offsets [start, end)."""
+    rows = []
+    for offset in range(start, end):
+        decision, outcome_id, kind, value, ts = log.clicks[offset]
+        key = int(mixed([decision])[0])
+        rows.append(Click(key, str(decision), "s", outcome_id, kind, value, ts, offset, SimpleNamespace(offset=offset)))
+    return rows
+
+
+def contents(join: Join) -> Any:
+    """What a join knows: live rows with their outcomes, and what waits."""
+    rows = []
+    for chunk in join.pending.chunks():
+        for position in chunk.staying().tolist():
+            seen = [
+                (s.outcome_id, s.ts, s.reward) for s in chunk.seen.get(position, []) if s.reward is not None or join.watermark is None or s.leaves > join.watermark
+            ]
+            rows.append((chunk.policy, int(chunk.key[position]), int(chunk.offset[position]), int(chunk.ts[position]), sorted(seen)))
+            assert join.keys.find(chunk.key[position : position + 1])[0] >= 0
+    waiting = sorted((click.key, click.outcome_id, click.offset) for group in join.waiting.values() for click in group)
+    assert len(rows) == join.pending.rows == len(join.keys)
+    assert join.counts["waiting"] == len(waiting)
+    return sorted(rows), waiting
+
+
+@dataclass
+class Cut:
+    """A checkpoint of the join alone."""
+
+    positions: tuple[int, int] = (0, 0)
+    watermark: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    oldest: tuple[int, int] = (0, 0)
+    waiting: list[tuple[int, int]] = field(default_factory=list)
+    rewards: dict[int, float] = field(default_factory=dict)
+    matured: list[tuple[int, float]] = field(default_factory=list)
+
+
+def rebuild(log: Log, cut: Cut, oldest: tuple[int, int]) -> Join:
+    """The join as the learner rebuilds it."""
+    join = Join(WINDOWS, watermark=cut.watermark)
+    for group in impressions(log, oldest[0], cut.positions[0]):
+        join.add_impressions(group, counted=False)
+    join.add_clicks(clicks(log, oldest[1], cut.positions[1]), rebuild=set(cut.waiting))
+    return join
+
+
+class Run:
+    """A reader of the two logs that can die."""
+
+    def __init__(self, log: Log, rng: random.Random) -> None:
+        self.log, self.rng = log, rng
+        self.cut = Cut()
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again, from the last checkpoint; check that both rebuilds agree."""
+        self.join = rebuild(self.log, self.cut, self.cut.oldest)
+        assert contents(self.join) == contents(rebuild(self.log, self.cut, (0, 0)))
+        waiting = self.join.counts["waiting"]
+        self.join.counts.update(self.cut.counts)
+        assert self.join.counts["waiting"] == waiting
+        self.positions = list(self.cut.positions)
+        self.rewards = dict(self.cut.rewards)
+        self.matured = list(self.cut.matured)
+
+    def step(self) -> None:
+        """Read a few records of one side."""
+        side = self.rng.randrange(2)
+        size = len(self.log.impressions) if side == 0 else len(self.log.clicks)
+        start = self.positions[side]
+        end = min(size, start + self.rng.randint(1, 12))
+        if side == 0:
+            for group in impressions(self.log, start, end):
+                self.settle(self.join.add_impressions(group))
+        else:
+            self.settle(self.join.add_clicks(clicks(self.log, start, end)))
+        self.positions[side] = end
+
+    def settle(self, changes: Any) -> None:
+        """Add what was joined to the rewards."""
+        for row in changes.joined:
+            decision = int(row.click.decision_id)
+            self.rewards[decision] = self.rewards.get(decision, 0.0) + row.change
+
+    def checkpoint(self) -> None:
+        """Advance the watermark to the smaller of both sides' largest times, and cut."""
+        i, c = self.positions
+        if i and c:
+            ahead = max(row[2] for row in self.log.impressions[:i])
+            behind = max(row[4] for row in self.log.clicks[:c])
+            done = i == len(self.log.impressions), c == len(self.log.clicks)
+            watermark = min(ahead, behind) if not any(done) else (behind if done[0] else ahead)
+            for group in self.join.advance(max(watermark, self.cut.watermark or 0)):
+                offsets = group.chunk.offset[group.rows].tolist()
+                self.matured.extend(zip(offsets, group.reward.tolist(), strict=True))
+        oldest = self.join.oldest()
+        self.cut = Cut(
+            positions=(i, c),
+            watermark=self.join.watermark,
+            counts=dict(self.join.counts),
+            oldest=(i if oldest[0] is None else oldest[0], c if oldest[1] is None else oldest[1]),
+            waiting=self.join.waiting_places(),
+            rewards=dict(self.rewards),
+            matured=list(self.matured),
+        )
+        assert contents(self.join) == contents(rebuild(self.log, self.cut, self.cut.oldest))
+
+    def finished(self) -> bool:
+        """Whether both logs are read."""
+        return self.positions == [len(self.log.impressions), len(self.log.clicks)]
+
+
+def run(seed: int) -> tuple[Run, Log]:
+    """One random log, read to its end with up to six deaths."""
+    rng = random.Random(seed)
+    log = make_log(rng)
+    reader = Run(log, rng)
+    deaths = 0
+    while not reader.finished():
+        what = rng.random()
+        if what < 0.2:
+            reader.checkpoint()
+        elif what < 0.27 and deaths < 6:
+            deaths += 1
+            reader.start()
+        else:
+            reader.step()
+    reader.checkpoint()
+    return reader, log
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_a_run_with_deaths_keeps_its_books(block: int) -> None:
+    """Every outcome is exactly one of joined, duplicate, late, unmatched, waiting and dead, whatever died in between."""
+    for seed in range(block * 60, block * 60 + 60):
+        reader, log = run(seed)
+        assert sum(reader.join.counts.values()) == len(log.clicks), seed
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_each_impression_matures_once(block: int) -> None:
+    """An impression leaves once, with the reward that was added for it, and only if it was not still pending at the end."""
+    for seed in range(block * 60, block * 60 + 60):
+        reader, log = run(seed)
+        offsets = [offset for offset, _ in reader.matured]
+        assert len(offsets) == len(set(offsets)), seed
+        for offset, reward in reader.matured:
+            assert reader.rewards.get(log.impressions[offset][0], 0.0) == reward, seed
+
+
+def in_order(log: Log) -> dict[int, float]:
+    """Rewards by decision when nothing ever leaves: the model that eviction may only take from."""
+    first: dict[int, tuple[str, int]] = {}
+    for decision, policy, ts in log.impressions:
+        first.setdefault(decision, (policy, ts))
+    values: dict[int, list[float]] = {}
+    seen = set()
+    for decision, outcome_id, kind, value, ts in log.clicks:
+        if decision not in first or (decision, outcome_id) in seen:
+            continue
+        policy, shown = first[decision]
+        window = WINDOWS[policy]
+        if kind not in window.outcomes:
+            continue
+        seen.add((decision, outcome_id))
+        if -window.early_ms <= ts - shown < window.window_ms:
+            values.setdefault(decision, []).append(window.outcomes[kind] * value)
+    return {decision: (max if WINDOWS[first[decision][0]].aggregate == "max" else sum)(rewards) for decision, rewards in values.items()}
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_without_eviction_the_rewards_are_the_models(block: int) -> None:
+    """Read in any interleaving, with deaths, but without moving the watermark, the sums are those of the complete logs."""
+    for seed in range(1000 + block * 60, 1060 + block * 60):
+        rng = random.Random(seed)
+        log = make_log(rng)
+        reader = Run(log, rng)
+        reader.join.advance = lambda watermark: []  # type: ignore[method-assign]
+        while not reader.finished():
+            reader.step()
+        assert {k: v for k, v in reader.rewards.items() if v} == {k: v for k, v in in_order(log).items() if v}, seed
