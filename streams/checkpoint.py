@@ -15,13 +15,15 @@ The order of a checkpoint, and what a crash after each step means:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streams.failpoints import Pass
 from streams.state import Message
+
+T = TypeVar("T")
 
 _FENCED = {
     KafkaError._FENCED,
@@ -82,7 +84,7 @@ class Writer:
         self.passing("checkpoint.begun")
         self._checked(lambda: self._produce(messages))  # 3
         self.passing("checkpoint.produced")
-        left = self._producer.flush(self.timeout_s)  # 4
+        left = self._checked(lambda: self._producer.flush(self.timeout_s))  # 4
         if left:
             raise UnknownOutcomeError(f"{left} of {len(messages)} records were not acknowledged within {self.timeout_s} s")
         self.passing("checkpoint.flushed")
@@ -92,11 +94,13 @@ class Writer:
     def _produce(self, messages: Sequence[Message]) -> None:
         until = time.monotonic() + self.timeout_s
         for message in messages:
-            where = {} if message.topic == "dead_letters" else {"partition": self.partition}
+            where: dict[str, Any] = {} if message.topic == "dead_letters" else {"partition": self.partition}
+            if message.topic == "posteriors":
+                where["on_delivery"] = self._delivered
             while True:
                 try:
                     self._producer.produce(
-                        self.topics[message.topic], value=message.value, key=message.key, headers=list(message.headers), on_delivery=self._delivered, **where
+                        self.topics[message.topic], value=message.value, key=message.key, headers=list(message.headers), **where
                     )
                     break
                 except BufferError:
@@ -105,7 +109,7 @@ class Writer:
                         raise UnknownOutcomeError(f"the producer's queue stayed full for {self.timeout_s} s") from None
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
-        if error is None and message.topic() == self.topics["posteriors"]:
+        if error is None:
             self.end = message.offset() + 1
 
     def close(self) -> None:
@@ -113,11 +117,15 @@ class Writer:
         self._producer.purge(in_queue=True, in_flight=True, blocking=False)
         self._producer.poll(0)
 
-    def _checked(self, call: Any) -> None:
+    def _checked(self, call: Callable[[], T]) -> T:
         try:
-            call()
-        except KafkaException as error:
-            cause = error.args[0]
+            return call()
+        except (KafkaException, SystemError) as error:
+            # A fatal error that surfaces while callbacks are served comes as a SystemError caused by the KafkaException.
+            told = error if isinstance(error, KafkaException) else error.__cause__
+            if not isinstance(told, KafkaException):
+                raise UnknownOutcomeError(f"partition {self.partition}: {error!r}") from error
+            cause = told.args[0]
             if cause.code() in _FENCED:
                 raise FencedError(f"partition {self.partition}: {cause.str()}") from error
             raise UnknownOutcomeError(f"partition {self.partition}: {cause.str()} ({cause.name()})") from error

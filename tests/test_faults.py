@@ -1,0 +1,118 @@
+"""Rebalances and broker faults on Apache Kafka, under load: the sums stay exact and the loop goes on by itself."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from streams.events import Outcome
+from tests.broker import ApacheKafka
+from tests.loop import Loop, assert_conserved, assert_exact, assert_matured_once
+from tests.oracle import CONFIG, fold, traffic
+from tests.test_exactly_once import Load, hour_ago_ms
+
+SESSION_S = 3.0
+GOES_ON_WITHIN_S = 15.0
+
+
+def compare(loop: Loop, events: list[object]) -> None:
+    """Sums, feedback, conservation and maturity against the oracle."""
+    truth, counted = fold(events)  # type: ignore[arg-type]
+    assert_exact(loop, truth, counted)
+    assert_conserved(loop, sum(isinstance(event, Outcome) for event in events))
+    assert_matured_once(loop)
+
+
+def wait_progress(loop: Loop, timeout_s: float) -> float:
+    """Wait until the committed offsets have moved. Returns the seconds that took."""
+    began = time.monotonic()
+    before = committed(loop)
+    while committed(loop) <= before:
+        assert time.monotonic() - began < timeout_s, f"no progress for {timeout_s} s"
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def committed(loop: Loop) -> int:
+    """Input records that committed checkpoints include."""
+    offsets = loop.sums()["offsets"]
+    return sum(offset for side in offsets.values() for offset in side.values())
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_learners_join_and_leave(shared_apache_kafka: str, prefix: str, tmp_path: Path, seed: int) -> None:
+    """Workers come, go in order, and are killed, while events arrive."""
+    rng = random.Random(seed)
+    events = traffic(seed, 16_000, start_ms=hour_ago_ms()).events
+    with Loop(shared_apache_kafka, prefix, tmp_path, CONFIG, partitions=4, session_timeout_s=SESSION_S) as loop:
+        loop.start("one")
+        load = Load(loop, events, seconds=16)
+        time.sleep(3)
+        loop.start("two")
+        time.sleep(4 + rng.random())
+        loop.start("three")
+        time.sleep(3 + rng.random())
+        loop.kill("two")
+        time.sleep(2 + rng.random())
+        loop.start("two")
+        time.sleep(2 + rng.random())
+        loop.stop("three")
+        load.join(timeout=60)
+        loop.wait_covered()
+        compare(loop, events)
+
+
+def test_a_learner_stopped_past_its_session_harms_nothing(shared_apache_kafka: str, prefix: str, tmp_path: Path) -> None:
+    """A worker that sleeps until another has its partitions is fenced when it wakes, and finds its way back."""
+    events = traffic(4, 18_000, start_ms=hour_ago_ms()).events
+    with Loop(shared_apache_kafka, prefix, tmp_path, CONFIG, partitions=4, session_timeout_s=SESSION_S) as loop:
+        loop.start("one")
+        loop.start("two")
+        load = Load(loop, events, seconds=18)
+        time.sleep(6)
+        loop.signal("one", signal.SIGSTOP)
+        time.sleep(SESSION_S + 4)
+        loop.signal("one", signal.SIGCONT)
+        load.join(timeout=60)
+        loop.wait_covered()
+        compare(loop, events)
+        assert loop.stop("one") == 0
+        assert loop.stop("two") == 0
+
+
+def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: str, tmp_path: Path) -> None:
+    """A broker crash under load costs nothing, and the loop goes on within 15 s of its return."""
+    events = traffic(5, 16_000, start_ms=hour_ago_ms()).events
+    with Loop(apache_kafka.bootstrap, prefix, tmp_path, CONFIG, partitions=4) as loop:
+        loop.start("one")
+        load = Load(loop, events, seconds=14)
+        time.sleep(5)
+        apache_kafka.kill()
+        time.sleep(1)
+        apache_kafka.start()
+        wait_progress(loop, GOES_ON_WITHIN_S)
+        load.join(timeout=90)
+        loop.wait_covered()
+        compare(loop, events)
+        assert loop.stop("one") == 0
+
+
+def test_the_broker_is_paused(apache_kafka: ApacheKafka, prefix: str, tmp_path: Path) -> None:
+    """A broker that does not answer for 10 s under load costs nothing, and the loop goes on within 15 s."""
+    events = traffic(6, 18_000, start_ms=hour_ago_ms()).events
+    with Loop(apache_kafka.bootstrap, prefix, tmp_path, CONFIG, partitions=4) as loop:
+        loop.start("one")
+        load = Load(loop, events, seconds=16)
+        time.sleep(5)
+        apache_kafka.pause()
+        time.sleep(10)
+        apache_kafka.resume()
+        wait_progress(loop, GOES_ON_WITHIN_S)
+        load.join(timeout=90)
+        loop.wait_covered()
+        compare(loop, events)
+        assert loop.stop("one") == 0
