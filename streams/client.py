@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from policies.decide import decide
 
+from policies.decide import decide
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
 from streams.producer import EventProducer
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from policies.snapshot import Snapshot
-
     from streams.delivery import Delivery, Stats
     from streams.settings import Settings
 
@@ -120,6 +119,8 @@ class PolicyClient:
         self._follower = Follower(settings, on_snapshot=self._swap)
 
     def _swap(self, policy: str, snapshot: Snapshot | None) -> None:
+        if snapshot is not None:
+            _ = snapshot.stack  # made here, so that the first decision does not wait for it
         with self._arrived:
             others = {name: kept for name, kept in self._snapshots.items() if name != policy}
             self._snapshots = others if snapshot is None else {**others, policy: snapshot}
@@ -189,7 +190,7 @@ class PolicyClient:
 
         Raises:
             NoSnapshot: the fallback decides and has no arm to choose.
-            ValueError: the context has the wrong dimension or a candidate list is empty.
+            ValueError: the context has another length or a number that is not finite; candidates are none, or one twice.
         """
         x = np.asarray(context, np.float64)
         now_s = self._clock()
@@ -221,6 +222,8 @@ class PolicyClient:
 
     def _known_arms(self, policy: str, candidates: Sequence[str] | None, snapshot: Snapshot | None) -> tuple[str, ...]:
         if candidates is not None:
+            if len(set(candidates)) != len(candidates):
+                raise ValueError(f"candidates are {list(candidates)}; each arm may be given once")
             return tuple(candidates)
         if snapshot is not None:
             return tuple(snapshot.arms)

@@ -179,7 +179,7 @@ class Decoder:
                     groups.extend(self._impression_columns(record, dead))
             else:
                 groups.extend(self._impression_rows(*_each(run, _IMPRESSION[codec], dead), dead))
-        return groups, dead
+        return merged(groups), dead
 
     def clicks(self, records: Sequence[Record]) -> tuple[list[Click], list[Dead]]:
         """Validated outcomes in order, and what could not be used."""
@@ -214,12 +214,10 @@ class Decoder:
             reason = self._unknown(policy)
             dead.extend(Dead(record, reason) for record in records)
             return None
-        width = {len(row.context) if isinstance(row.context, list) else len(row.context) // 4 for row in rows}
-        if rules.model != "beta" and width != {rules.dimension}:
+        if rules.model != "beta" and not _all_of_dimension([row.context for row in rows], rules.dimension):
             rows, records = _of_dimension(rows, records, rules.dimension, policy, dead)
         if not rows:
             return None
-        n = len(rows)
         return self._validated(
             policy,
             records=records,
@@ -227,9 +225,9 @@ class Decoder:
             decision_ids=[row.decision_id for row in rows],
             slot=np.array([self.slots[row.slot] for row in rows], np.int32),
             arm=np.array(list(map(self.arms[policy].__getitem__, [row.arm for row in rows])), np.int32),
-            ts=np.fromiter((row.ts for row in rows), np.int64, n),
+            ts=np.array([row.ts for row in rows], np.int64),
             snapshot=np.array([-1 if row.snapshot is None else row.snapshot for row in rows], np.int64),
-            propensity=np.fromiter((row.propensity for row in rows), np.float64, n),
+            propensity=np.array([row.propensity for row in rows], np.float64),
             version=np.array([row.v for row in rows]),
             x=_matrix([row.context for row in rows], rules.dimension if rules.model != "beta" else 0),
             dead=dead,
@@ -285,8 +283,8 @@ class Decoder:
         """Columns as Impressions, without the rows that break a rule."""
         n = len(decision_ids)
         if row_numbers is None:
-            offset = np.fromiter((record.offset for record in records), np.int64, n)
-            latest = np.fromiter((record.timestamp for record in records), np.int64, n) + AHEAD_MS
+            offset = np.array([record.offset for record in records], np.int64)
+            latest = np.array([record.timestamp for record in records], np.int64) + AHEAD_MS
         else:
             offset = np.full(n, records[0].offset, np.int64)
             latest = np.full(n, records[0].timestamp + AHEAD_MS, np.int64)
@@ -382,12 +380,48 @@ def _runs(records: Sequence[Record], dead: list[Dead]) -> Iterable[tuple[Codec, 
             dead.append(Dead(record, str(error)))
             return None
 
-    if all([record.value is not None and record.value[:1] == b"{" and not record.headers for record in records]):
-        yield "json", list(records)
+    one = _common_codec(records)
+    if one is not None:
+        yield one, list(records)
         return
     for name, run in groupby(records, codec):
         if name is not None:
             yield name, list(run)
+
+
+def _common_codec(records: Sequence[Record]) -> Codec | None:
+    """The codec that all records have by their first byte, None if they differ or it is not that simple."""
+    if any([record.headers for record in records]):
+        return None
+    try:
+        first = {record.value[0] for record in records}  # type: ignore[index]
+        codecs = {codec_of(bytes((byte,))) for byte in first}
+    except (TypeError, IndexError, EventError):
+        return None
+    return codecs.pop() if len(codecs) == 1 else None
+
+
+def _all_of_dimension(contexts: list[Any], dimension: int) -> bool:
+    """Whether every context has this many values, all of one encoding (the usual case)."""
+    kinds = set(map(type, contexts))
+    if kinds == {bytes}:
+        return set(map(len, contexts)) == {4 * dimension}
+    return kinds == {list} and set(map(len, contexts)) == {dimension}
+
+
+def merged(groups: list[Impressions]) -> list[Impressions]:
+    """Groups of one policy and type put together, in order: large batches are cheaper to join."""
+    if len(groups) < 2:
+        return groups
+    together: dict[tuple[str, str], list[Impressions]] = {}
+    for group in groups:
+        together.setdefault((group.policy, group.x.dtype.str), []).append(group)
+    return [parts[0] if len(parts) == 1 else _concatenated(parts) for parts in together.values()]
+
+
+def _concatenated(parts: list[Impressions]) -> Impressions:
+    columns = ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")
+    return Impressions(policy=parts[0].policy, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns})
 
 
 def _each(records: list[Record], decode: Callable[[bytes], Any], dead: list[Dead]) -> tuple[list[Any], list[Record]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 EMPTY = -1
 REMOVED = -2
+FEW = 12
 PROVISIONAL = 1 << 30  # rows below are real; PROVISIONAL + i stands for the i-th key of the batch being added
 
 Keys = npt.NDArray[np.uint64]
@@ -51,12 +52,15 @@ class KeyTable:
         [101, -1]
         """
         n = len(keys)
-        if self._used + n > 0.7 * (self._mask + 1):
+        if self._used + n > 0.6 * (self._mask + 1):
             self._rebuild(n)
         place = self._home(keys)
         found = np.full(n, EMPTY, np.int32)
         active = np.arange(n)
         while active.size:
+            if active.size <= FEW:
+                self._add_few(keys, place, found, active.tolist())
+                break
             at = place[active]
             rows = self._rows[at]
             empty = active[rows == EMPTY]
@@ -74,6 +78,17 @@ class KeyTable:
         self.live += added
         self._used += added
         return found, place
+
+    def _add_few(self, keys: Keys, place: npt.NDArray[np.int64], found: Rows, active: list[int]) -> None:
+        """What is left of a batch, key by key: cheaper than another round of array operations."""
+        for i in active:
+            at, key = int(place[i]), keys[i]
+            while (row := self._rows[at]) != EMPTY and not (row >= 0 and self._keys[at] == key):
+                at = (at + 1) & self._mask
+            if row == EMPTY:
+                self._keys[at] = key
+                row = self._rows[at] = PROVISIONAL + i
+            found[i], place[i] = row, at
 
     def assign(self, place: npt.NDArray[np.int64], rows: Rows) -> None:
         """Give places that `add` returned their rows."""
@@ -112,7 +127,7 @@ class KeyTable:
         kept = self._rows >= 0
         keys, rows = self._keys[kept], self._rows[kept]
         bits = 10
-        while len(keys) + more > 0.45 * (1 << bits):
+        while len(keys) + more > 0.4 * (1 << bits):
             bits += 1
         self._resize(bits)
         self.live = 0

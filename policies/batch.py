@@ -1,0 +1,76 @@
+"""The rows that a model adds to its sums: impressions, and changes of their rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows to add to the sums of one policy; n impressions and m changes of reward, in any order.
+
+    A change of reward belongs to an impression that may have come in an earlier batch, so it brings that impression's
+    context and time. Numbers must be finite: one NaN would stay in an arm's sums for ever.
+
+    Attributes:
+        arms: names that `arm` and `reward_arm` point to; more of them than are used is fine.
+        arm: (n,) index into `arms`.
+        x: (n, d) contexts, float32 or float64; float32 is widened without loss.
+        ts: (n,) event time of the impression, ms UTC.
+        reward_arm: (m,) index into `arms`.
+        reward_x: (m, d) contexts of the impressions.
+        reward_ts: (m,) event time of the impressions (not of the clicks), ms UTC: weights go by it.
+        reward: (m,) change of the impression's reward.
+        square: (m,) change of the squared reward, new^2 - old^2.
+
+    Raises:
+        ValueError: lengths differ, or an index points outside `arms`.
+
+    >>> import numpy as np
+    >>> batch = Batch(arms=("a",), arm=np.array([0]), x=np.ones((1, 2)), ts=np.array([1000]), reward_arm=np.array([0]),
+    ...     reward_x=np.ones((1, 2)), reward_ts=np.array([1000]), reward=np.array([1.0]), square=np.array([1.0]))
+    >>> len(batch.arm), batch.x.shape
+    (1, (1, 2))
+    """
+
+    arms: tuple[str, ...]
+    arm: npt.NDArray[np.intp]
+    x: npt.NDArray[np.float32] | FloatArray
+    ts: IntArray
+    reward_arm: npt.NDArray[np.intp]
+    reward_x: npt.NDArray[np.float32] | FloatArray
+    reward_ts: IntArray
+    reward: FloatArray
+    square: FloatArray
+
+    def __post_init__(self) -> None:
+        _same_length("impressions", len(self.arm), x=self.x, ts=self.ts)
+        _same_length(
+            "rewards",
+            len(self.reward_arm),
+            reward_x=self.reward_x,
+            reward_ts=self.reward_ts,
+            reward=self.reward,
+            square=self.square,
+        )
+        _in_range("arm", self.arm, len(self.arms))
+        _in_range("reward_arm", self.reward_arm, len(self.arms))
+
+
+def _same_length(what: str, length: int, **columns: npt.NDArray[np.generic]) -> None:
+    wrong = {name: len(column) for name, column in columns.items() if len(column) != length}
+    if wrong:
+        raise ValueError(f"a batch of {length} {what} has columns of other lengths: {wrong}; give one row for each")
+
+
+def _in_range(name: str, index: npt.NDArray[np.intp], arms: int) -> None:
+    if len(index) and (index.min() < 0 or index.max() >= arms):
+        raise ValueError(
+            f"{name} holds indices from {index.min()} to {index.max()}; allowed: 0 to {arms - 1}, into arms"
+        )

@@ -1,0 +1,314 @@
+"""Snapshots: everything a decision needs, immutable, published as a head record and one record for each arm.
+
+What a reader needs is here as values; their bytes are in policies/snapshot_records.py. An arm's record carries the version
+of the snapshot that it was written with; arms whose numbers did not change keep it, so only changed arms are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.explorers import check
+from policies.posterior import ArmPosterior, BetaPosterior, posterior
+from policies.prior import BetaPrior, Prior
+from policies.snapshot_records import (
+    Arm,
+    BetaArm,
+    Head,
+    LinearArm,
+    arm_key,
+    checksum,
+    decode_arm,
+    decode_head,
+    encode_arm,
+    encode_head_record,
+    head_key,
+    pack_lower,
+)
+from policies.stack import BetaStack, LinearStack, stack
+from policies.sums import Model, RecordError, Sums
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+__all__ = [
+    "Arm",
+    "BetaArm",
+    "Head",
+    "LinearArm",
+    "Snapshot",
+    "arm_key",
+    "assemble",
+    "build",
+    "decode_arm",
+    "decode_head",
+    "encode_arm",
+    "encode_head",
+    "head_key",
+    "records",
+    "republish",
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """A policy at one version.
+
+    Attributes:
+        policy: its name.
+        version: grows with every snapshot of the policy.
+        parent: version that this one followed, None for the first.
+        time_ms: the publisher's clock when it was made, ms UTC.
+        model: "linear" or "beta".
+        dimension: d, length of the context.
+        explorer: see `policies.explorers`.
+        rates: "alpha" (width of the exploration) and "epsilon" (floor).
+        reasons: why it differs from its parent, in words.
+        prior: by which arms without a record are scored.
+        encoder: fingerprint of the encoder that contexts came from, None if there is none.
+        watermark_ms: watermark of each partition whose sums are included.
+        offsets: next offsets by partition and topic ("impressions", "clicks") that the sums include.
+        clicks_ts: newest event time of a click that is included, ms UTC; None if there is none.
+        arms: record of each arm.
+        checksum: CRC-32 over what the head and the arms say.
+    """
+
+    policy: str
+    version: int
+    parent: int | None
+    time_ms: int
+    model: str
+    dimension: int
+    explorer: str
+    rates: dict[str, float]
+    reasons: tuple[str, ...]
+    prior: Prior | BetaPrior
+    encoder: str | None = None
+    watermark_ms: dict[int, int] = field(default_factory=dict)
+    offsets: dict[int, dict[str, int]] = field(default_factory=dict)
+    clicks_ts: int | None = None
+    arms: dict[str, Arm] = field(default_factory=dict)
+    checksum: int = 0
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The arms' names, in the order of `stack`'s rows."""
+        return tuple(self.arms)
+
+    @cached_property
+    def stack(self) -> LinearStack | BetaStack:
+        """The arms' numbers as arrays, with the prior as the last row; made when first used."""
+        return stack(self.arms, self.prior)
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Arms whose sums could not be used, so that they are scored by the prior."""
+        return tuple(name for name, arm in self.arms.items() if arm.alarm)
+
+    @property
+    def changed(self) -> dict[str, Arm]:
+        """Arms whose record was written with this version."""
+        return {name: arm for name, arm in self.arms.items() if arm.version == self.version}
+
+
+def build(
+    policy: str,
+    *,
+    model: Model,
+    sums: Mapping[str, Sums],
+    prior: Prior | BetaPrior,
+    version: int,
+    previous: Snapshot | None,
+    time_ms: int,
+    now_ms: int,
+    explorer: str = "thompson",
+    alpha: float = 1.0,
+    epsilon: float = 0.0,
+    reasons: Sequence[str] = (),
+    encoder: str | None = None,
+    watermark_ms: Mapping[int, int] | None = None,
+    offsets: Mapping[int, Mapping[str, int]] | None = None,
+    clicks_ts: int | None = None,
+    changed: Collection[str] | None = None,
+) -> Snapshot:
+    """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep their record and version.
+
+    Args:
+        policy: its name.
+        model: what the sums belong to.
+        sums: merged over partitions, one entry for each arm that is to be chosen from; `model.zero()` for a new one.
+        prior: as fitted; see `policies.empirical_bayes`.
+        version: above `previous.version`.
+        previous: the snapshot before, None for the first.
+        time_ms: the publisher's clock, ms UTC.
+        now_ms: event time at which the sums are read.
+        explorer, alpha, epsilon: how arms are chosen.
+        reasons, encoder, watermark_ms, offsets, clicks_ts: see `Snapshot`.
+        changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and the
+            prior is the same. None computes all, which forgetting and pending rows need now and then.
+
+    Raises:
+        ValueError: explorer, rates, prior or version do not fit.
+    """
+    check(explorer, alpha, epsilon)
+    if previous is not None and version <= previous.version:
+        raise ValueError(f"version = {version}: must be above the previous snapshot's, {previous.version}")
+    if isinstance(prior, BetaPrior) != (model.name == "beta"):
+        raise ValueError(
+            f"prior is a {type(prior).__name__}, the model is {model.name!r}; fit the prior for the same model"
+        )
+    known: Mapping[str, Arm] = {} if previous is None else previous.arms
+    keeps = changed is not None and previous is not None and previous.prior == prior
+    arms: dict[str, Arm] = {}
+    for name, total in sums.items():
+        old = known.get(name)
+        if keeps and old is not None and changed is not None and name not in changed:
+            arms[name] = old
+            continue
+        effective = model.at(total, now_ms=now_ms)
+        new = _arm(posterior(prior, effective), version, effective.count)
+        arms[name] = old if old is not None and old.same(new) else new
+    return _sealed(
+        Snapshot(
+            policy=policy,
+            version=version,
+            parent=None if previous is None else previous.version,
+            time_ms=time_ms,
+            model=model.name,
+            dimension=model.dimension,
+            explorer=explorer,
+            rates={"alpha": float(alpha), "epsilon": float(epsilon)},
+            reasons=tuple(reasons),
+            prior=prior,
+            encoder=encoder,
+            watermark_ms=dict(watermark_ms or {}),
+            offsets={partition: dict(next_) for partition, next_ in (offsets or {}).items()},
+            clicks_ts=clicks_ts,
+            arms=arms,
+        )
+    )
+
+
+def _arm(found: ArmPosterior | BetaPosterior, version: int, count: float) -> Arm:
+    if isinstance(found, BetaPosterior):
+        return BetaArm(version=version, count=count, a=found.a, b=found.b, alarm=found.alarm)
+    return LinearArm(
+        version=version,
+        count=count,
+        mean=_narrow(found.mean),
+        factor=_narrow(pack_lower(found.factor)),
+        alarm=found.alarm,
+    )
+
+
+def _narrow(array: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(array, -largest, largest).astype(np.float32)
+
+
+def republish(old: Snapshot, *, version: int, parent: int | None, time_ms: int, reason: str) -> Snapshot:
+    """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
+
+    Arms' records are written anew: compaction may have dropped those that the old head named.
+
+    Raises:
+        ValueError: `version` is not above those that there were.
+    """
+    if version <= max(old.version, old.version if parent is None else parent):
+        raise ValueError(
+            f"version = {version}: must be above {old.version} (what is republished) and {parent} (the parent)"
+        )
+    arms = {name: arm.at_version(version) for name, arm in old.arms.items()}
+    return _sealed(replace(old, version=version, parent=parent, time_ms=time_ms, reasons=(reason,), arms=arms))
+
+
+def records(snapshot: Snapshot, *, every_arm: bool = False) -> list[tuple[bytes, bytes]]:
+    """Keys and values to write, in order: the arms that changed (or all), then the head."""
+    arms = snapshot.arms if every_arm else snapshot.changed
+    written = [(arm_key(snapshot.policy, name), encode_arm(snapshot.policy, name, arm)) for name, arm in arms.items()]
+    return [*written, (head_key(snapshot.policy), encode_head(snapshot))]
+
+
+def encode_head(snapshot: Snapshot) -> bytes:
+    """Head record of a snapshot."""
+    return encode_head_record(head_of(snapshot))
+
+
+def head_of(snapshot: Snapshot) -> Head:
+    """What the head record says of a snapshot."""
+    return Head(
+        policy=snapshot.policy,
+        version=snapshot.version,
+        parent=snapshot.parent,
+        time_ms=snapshot.time_ms,
+        model=snapshot.model,
+        dimension=snapshot.dimension,
+        explorer=snapshot.explorer,
+        rates=snapshot.rates,
+        reasons=snapshot.reasons,
+        prior=snapshot.prior,
+        encoder=snapshot.encoder,
+        watermark_ms=snapshot.watermark_ms,
+        offsets=snapshot.offsets,
+        clicks_ts=snapshot.clicks_ts,
+        arms={name: arm.version for name, arm in snapshot.arms.items()},
+        checksum=snapshot.checksum,
+    )
+
+
+def _sealed(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, checksum=checksum(head_of(snapshot), snapshot.arms))
+
+
+def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
+    """Whole snapshot, or None while an arm's record of the version that the head names is missing.
+
+    Args:
+        head: from `decode_head`.
+        arms: records by arm, as bytes or decoded; arms that the head does not name are left out.
+
+    Raises:
+        RecordError: the records do not add up to the head's checksum, or an arm does not fit the head's model.
+    """
+    found: dict[str, Arm] = {}
+    for name, version in head.arms.items():
+        record = arms.get(name)
+        if record is None:
+            return None
+        arm = decode_arm(record) if isinstance(record, bytes) else record
+        if arm.version != version:
+            return None
+        if not arm.fits(head.model, head.dimension):
+            raise RecordError(
+                f"arm {name!r} of policy {head.policy!r} is no arm of model {head.model!r} with d = {head.dimension}"
+            )
+        found[name] = arm
+    actual = checksum(head, found)
+    if actual != head.checksum:
+        raise RecordError(
+            f"snapshot {head.version} of policy {head.policy!r} has checksum {actual}, its head says {head.checksum}; "
+            "records of different writers are mixed or one is damaged: wait for the next snapshot"
+        )
+    return Snapshot(
+        policy=head.policy,
+        version=head.version,
+        parent=head.parent,
+        time_ms=head.time_ms,
+        model=head.model,
+        dimension=head.dimension,
+        explorer=head.explorer,
+        rates=head.rates,
+        reasons=head.reasons,
+        prior=head.prior,
+        encoder=head.encoder,
+        watermark_ms=head.watermark_ms,
+        offsets=head.offsets,
+        clicks_ts=head.clicks_ts,
+        arms=found,
+        checksum=head.checksum,
+    )

@@ -1,0 +1,147 @@
+"""Thompson sampling's probabilities by quadrature: how likely each arm's draw is the largest.
+
+Independent arms with densities f_a and distribution functions F_a::
+
+    p_a = int f_a(u) prod_{b != a} F_b(u) du
+
+by composite Gauss-Legendre with 4 points an interval, on logarithms. Intervals are equal steps of 1.25 times the narrowest
+arm's sd where these are few, which they are unless widths differ much; else they lie between mu_a + {0, +-1, +-2, +-3,
++-4.5, +-6} s_a. (Between {+-1, +-3, +-6} alone the error is 1% of p with 50 arms that are nearly alike: the product of
+their distribution functions is steeper than each.) An arm that is the largest with a chance below 1e-6 gets zero.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_ndtr, ndtr
+
+if TYPE_CHECKING:
+    from policies.batch import FloatArray
+
+NEGLIGIBLE = 1e-6
+"""Probabilities below are set to zero."""
+
+REACH = 6.5
+"""Standard deviations beyond which a normal draw is not looked for."""
+
+PRUNE = 4.8
+"""An arm 4.8 standard deviations of the difference below another exceeds it with the chance Phi(-4.8) = 8e-7."""
+
+STEP, FEW = 1.25, 24
+"""Equal steps, in the narrowest arm's standard deviations, and the number that is always thought few."""
+
+_OFFSETS = np.array([-6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0])
+_LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
+
+
+def thompson(mean: FloatArray, sd: FloatArray) -> FloatArray:
+    """(K,) probability that each of independent N(mean, sd^2) is the largest; sums to one.
+
+    Arms with sd = 0 are point masses: of these only the largest can win, in equal parts where several are.
+
+    >>> import numpy as np
+    >>> thompson(np.array([0.0, 1.0]), np.array([1.0, 1.0])).round(5).tolist()  # Phi(-1/sqrt 2) = 0.23975
+    [0.23975, 0.76025]
+    >>> thompson(np.array([0.5, 0.5, 0.2]), np.zeros(3)).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    raw = raw_thompson(mean, sd)
+    raw[raw < NEGLIGIBLE] = 0.0
+    p: FloatArray = raw / raw.sum()
+    return p
+
+
+def raw_thompson(mean: FloatArray, sd: FloatArray) -> FloatArray:
+    """`thompson` before negligible arms are dropped and the sum is made one; the sum tells the quadrature's error."""
+    p = np.zeros(len(mean))
+    if len(mean) == 1:
+        p[0] = 1.0
+        return p
+    rival = int((mean - 2.0 * sd).argmax())
+    kept = np.flatnonzero(mean[rival] - mean <= PRUNE * np.hypot(sd, sd[rival]))
+    if len(kept) == 1:
+        p[kept] = 1.0
+        return p
+    m, s = mean[kept], sd[kept]
+    fixed = s == 0.0
+    if not fixed.any():
+        p[kept] = _normal(m, s)
+        return p
+    top = m[fixed].max()
+    tied = fixed & (m == top)
+    free = ~fixed
+    part = np.zeros(len(kept))
+    below = np.exp(log_ndtr((top - m[free]) / s[free]).sum())
+    part[tied] = below / np.count_nonzero(tied)
+    if free.any():
+        part[free] = _normal(m[free], s[free], above=float(top))
+    p[kept] = part
+    return p
+
+
+def _normal(m: FloatArray, s: FloatArray, above: float = -np.inf) -> FloatArray:
+    """(K,) integrals of f_a prod F_b over u > `above`, all s positive."""
+    lo = max(float((m - REACH * s).max()), above)
+    hi = float((m + REACH * s).max())
+    if hi <= lo:
+        return np.zeros(len(m))
+    lo = _raised(m, s, lo, hi)
+    u, weights = _nodes(m, s, lo, hi)
+    z = (u - m[:, None]) / s[:, None]
+    log_below = np.log(
+        ndtr(z)
+    )  # z >= -REACH by the choice of lo: no need for log_ndtr, which takes three times as long
+    z *= z
+    z *= -0.5
+    z -= log_below
+    z += log_below.sum(axis=0)
+    np.exp(z, out=z)
+    p: FloatArray = z @ weights / s * np.exp(-_LOG_ROOT_TWO_PI)
+    return p
+
+
+def _raised(m: FloatArray, s: FloatArray, lo: float, hi: float) -> float:
+    """A higher lower end, if the largest of many arms lies above it all but surely: chance of less below 1e-11."""
+    if len(m) < 8:
+        return lo
+    u = np.linspace(lo, hi, 12)
+    sure = np.log(ndtr((u - m[:, None]) / s[:, None])).sum(axis=0) < np.log(1e-11)
+    return float(u[max(int(np.count_nonzero(sure)) - 1, 0)])
+
+
+def _nodes(m: FloatArray, s: FloatArray, lo: float, hi: float) -> tuple[FloatArray, FloatArray]:
+    edges = breakpoints((m[:, None] + s[:, None] * _OFFSETS).ravel(), lo, hi)
+    steps = (hi - lo) / (STEP * float(s.min()))
+    if steps < max(len(edges) - 1, FEW):
+        edges = np.linspace(lo, hi, int(np.ceil(steps)) + 1)
+    return gauss_legendre(edges)
+
+
+def breakpoints(points: FloatArray, lo: float, hi: float) -> FloatArray:
+    """Sorted distinct points between lo and hi, with both ends."""
+    inside = points[(points > lo) & (points < hi)]
+    return np.unique(np.concatenate(([lo], inside, [hi])))
+
+
+def gauss_legendre(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights, (4 (e - 1),) each, of the 4-point rule between each two of (e,) edges.
+
+    >>> import numpy as np
+    >>> u, weights = gauss_legendre(np.array([0.0, 1.0, 3.0]))
+    >>> round(float(weights @ u**7), 9)  # exact up to degree 7: 3^8/8
+    820.125
+    """
+    points, weights = _rule()
+    half = 0.5 * np.diff(edges)[:, None]
+    middle = 0.5 * (edges[1:] + edges[:-1])[:, None]
+    return (middle + half * points).ravel(), (half * weights).ravel()
+
+
+@lru_cache(maxsize=1)
+def _rule() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    points, weights = np.polynomial.legendre.leggauss(4)
+    return points, weights

@@ -1,0 +1,207 @@
+"""The demo's parts: freshness by offsets, the traffic's history, the picture, the table, workers as child processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from streams.demo_plot import binned, draw, traffic_shares
+from streams.demo_view import Status, summary, table
+from streams.freshness import Freshness
+from streams.processes import WorkerDied, WorkerProcess, as_environment, without_settings
+from streams.settings import PolicySettings, Settings, load
+from streams.traffic import NOTHING, History
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def history(n: int = 1000, *, arms: int = 3) -> History:
+    """Decisions over ten seconds; the arm shown gets better half-way."""
+    time_s = np.linspace(0, 10, n)
+    return History(
+        time_s=time_s,
+        arm=np.arange(n) % arms,
+        chosen=np.where(time_s < 5, 0.05, 0.09),
+        uniform=np.full(n, 0.05),
+        best=np.full(n, 0.1),
+        clicked=np.arange(n) % 20 == 0,
+    )
+
+
+def test_a_click_is_known_to_the_first_snapshot_that_names_more_than_its_offset() -> None:
+    """Offsets are the next to read: a snapshot at offset o does not include the click at o."""
+    fresh = Freshness()
+    for offset in (3, 4, 5):
+        fresh.click(partition=1, offset=offset, sent_s=float(offset))
+    fresh.snapshot({0: 100, 1: 4}, seen_s=10.0)
+    fresh.snapshot({1: 5}, seen_s=20.0)
+    assert sorted(fresh.delays_s()) == [7.0, 16.0]
+    assert fresh.unknown() == 1
+    assert list(fresh.delays_s(sent_after_s=3.5)) == [16.0]
+
+
+def test_delivery_reports_may_come_after_the_snapshot() -> None:
+    """The order in which the two threads tell does not matter."""
+    fresh = Freshness()
+    fresh.snapshot({0: 9}, seen_s=2.0)
+    fresh.click(partition=0, offset=8, sent_s=1.0)
+    assert list(fresh.delays_s()) == [1.0]
+
+
+def test_a_rollback_does_not_make_known_clicks_unknown() -> None:
+    """A later snapshot with smaller offsets changes no earlier answer."""
+    fresh = Freshness()
+    fresh.click(partition=0, offset=8, sent_s=1.0)
+    fresh.snapshot({0: 9}, seen_s=2.0)
+    fresh.snapshot({0: 4}, seen_s=3.0)
+    assert list(fresh.delays_s()) == [1.0]
+
+
+def test_share_is_of_the_part_of_the_history_that_is_asked_for() -> None:
+    """Whole and last quarter differ where the policy learned."""
+    whole = history()
+    assert whole.share == pytest.approx(0.4, abs=0.01)
+    assert whole.since(7.5).share == pytest.approx(0.8)
+    assert whole.share_realised == pytest.approx(0.0, abs=0.01)
+    assert NOTHING.share == 0.0
+
+
+def test_bins_and_shares_add_up() -> None:
+    """Means of bins are means of the history; shares of a stretch sum to one."""
+    points = binned(history(), bins=10)
+    assert points["chosen"][0] == pytest.approx(0.05)
+    assert points["chosen"][-1] == pytest.approx(0.09)
+    assert len(points["time_s"]) == 10
+    _, shares = traffic_shares(history(), 3, bins=10)
+    assert np.allclose(shares.sum(axis=0), 1)
+
+
+@pytest.mark.parametrize("arms", [2, 20])
+def test_the_picture_is_a_png(arms: int, tmp_path: Path) -> None:
+    """Few arms, or more than have a colour of their own."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "new" / "demo.png"
+    draw(path, history(arms=arms), arms=[f"ad-{i}" for i in range(arms)], title="a title")
+    assert path.read_bytes().startswith(PNG)
+
+
+def test_the_table_shows_what_is_known_and_a_dash_for_the_rest() -> None:
+    """At the start nothing is known; nothing breaks."""
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(table(Status()))
+    status = Status(
+        elapsed_s=3, seconds=60, events=1234, ctr=0.1, version=7, age_s=0.5, shares=[0.1, 0.9], counts={"joined": 5}
+    )
+    console.print(table(status))
+    console.print(summary({"events": 1234, "share": 0.87654, "plot": None}))
+    shown = console.export_text()
+    for words in ("1,234", "10.0%", "version 7", "0.50 s", "joined 5", "0.8765"):
+        assert words in shown
+
+
+def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker gets exactly the settings of its parent, secrets and names of policies included."""
+    settings = Settings(
+        bootstrap="127.0.0.1:1234",
+        prefix="demo-",
+        partitions=2,
+        meta_interval_s=2.5,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_username="me",
+        sasl_password="s3cret",
+        policies={
+            "Front Page": PolicySettings(dimension=2, delays_s=(1.0, 2.0), arms=("a", "b"), outcomes={"buy": 2.0})
+        },
+    )
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load() == settings
+
+
+def test_a_worker_inherits_no_setting_of_the_shell() -> None:
+    """Only what its parent means it to have."""
+    assert without_settings({"CLICKLOOP_PREFIX": "x", "clickloop_config": "y", "PATH": "z"}) == {"PATH": "z"}
+
+
+def test_a_worker_that_ends_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    """Nobody at the broker's address: the reason is in the error, not only in a file."""
+    settings = Settings(bootstrap="127.0.0.1:1", policies={"p": PolicySettings(model="beta")})
+    worker = WorkerProcess(settings, "learner", folder=tmp_path)
+    try:
+        with pytest.raises(WorkerDied, match=r"the learner ended with code 1.(.|\n)*does not answer at 127.0.0.1:1"):
+            worker.wait_ready(60)
+    finally:
+        worker.stop()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from streams.processes import WorkerProcess
+from streams.settings import PolicySettings, Settings
+import streams.processes as processes
+processes._PROGRAM = processes._PROGRAM.replace("from streams.cli import main\\nmain()", "import time\\ntime.sleep(60)")
+worker = WorkerProcess(Settings(policies={"p": PolicySettings(model="beta")}), "learner", folder=Path(sys.argv[1]))
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL leaves the parent no time to clean up; the kernel does it."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        pid = int(parent.stdout.readline())
+    time.sleep(1.0)
+    assert running(pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until = time.monotonic() + 10
+    while running(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not running(pid)
+
+
+def running(pid: int) -> bool:
+    """Whether a process exists that is not only waiting to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def run_cli(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """`clickloop` in a process of its own."""
+    command = [sys.executable, "-m", "streams.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_the_whole_demo_learns(local_broker: str, tmp_path: Path) -> None:
+    """A short run with few arms: one JSON object, clicks joined, better than uniform, a picture."""
+    plot = tmp_path / "demo.png"
+    options = ["--seconds", "10", "--arms", "5", "--rate", "300", "--json", "--plot", str(plot)]
+    done = run_cli("demo", *options, "--bootstrap", local_broker)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["events"] > 2000
+    assert report["dead"] == report["late"] == report["unmatched"] == report["not_delivered"] == 0
+    assert report["ctr_uniform"] < report["ctr_best"]
+    assert report["share"] > 0.2
+    assert report["joined"] > 50
+    assert report["snapshots"] > 5
+    assert 0 < report["freshness_p99_s"] < 10
+    assert report["plot"] == str(plot)
+    assert plot.read_bytes().startswith(PNG)
