@@ -23,6 +23,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from streams.failpoints import Pass
 from streams.state import Message
 
+UNPLACED = ("dead_letters",)
+
 T = TypeVar("T")
 
 _FENCED = {
@@ -94,7 +96,7 @@ class Writer:
     def _produce(self, messages: Sequence[Message]) -> None:
         until = time.monotonic() + self.timeout_s
         for message in messages:
-            where: dict[str, Any] = {} if message.topic == "dead_letters" else {"partition": self.partition}
+            where: dict[str, Any] = {} if message.topic in UNPLACED else {"partition": self.partition}
             if message.topic == "posteriors":
                 where["on_delivery"] = self._delivered
             while True:

@@ -190,7 +190,7 @@ class PolicyClient:
 
         Raises:
             NoSnapshot: the fallback decides and has no arm to choose.
-            ValueError: the context has another length or a number that is not finite; candidates are none, or one twice.
+            ValueError: the context has another length or a number that is not finite; no candidate, or one twice.
         """
         x = np.asarray(context, np.float64)
         now_s = self._clock()

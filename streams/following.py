@@ -44,7 +44,7 @@ class Collector:
 
     def add(self, key: bytes | None, value: bytes | None) -> None:
         """Take one record; a null value removes. Raises ValueError if it is not what the topic should hold."""
-        policy, arm = _names(key)
+        policy, arm = names(key)
         if arm is None:
             if value is None:
                 self._heads.pop(policy, None)
@@ -205,7 +205,7 @@ def _partitions(consumer: Any, topic: str) -> list[Any]:
     return [TopicPartition(topic, number) for number in sorted(numbers)]
 
 
-def _names(key: bytes | None) -> tuple[str, str | None]:
+def names(key: bytes | None) -> tuple[str, str | None]:
     try:
         policy, arm = msgspec.msgpack.decode(key or b"", type=tuple[str, str | None])
     except msgspec.MsgspecError as error:

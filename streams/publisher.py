@@ -1,1 +1,222 @@
-class Publisher: ...
+"""The publisher: follows the committed sums of every partition, and while it leads, publishes snapshots.
+
+A snapshot is one transaction: the arm records that changed, then the head; the history topic gets the head, and every arm
+when the prior changed (a meta-change). The transactional id belongs to the publishers' group, so a leader that was replaced
+without noticing is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from policies.empirical_bayes import fit
+from policies.model import Model, Sums
+from policies.prior import BetaPrior, Prior
+from policies.snapshot import Snapshot, build, encode_head, records
+from policies.snapshot_records import head_key
+from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
+from streams.failpoints import failpoints
+from streams.following import Collector
+from streams.metrics import Metrics
+from streams.posteriors import Posteriors
+from streams.reading import ReadError, bounds, partition_count, read, reader
+from streams.rules import model
+from streams.settings import PolicySettings, Settings
+from streams.state import Message
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True)
+class Published:
+    """What the leader knows of one policy."""
+
+    settings: PolicySettings
+    model: Model
+    snapshot: Snapshot | None = None
+    prior: Prior | BetaPrior | None = None
+    fitted_count: float = 0.0
+    fitted_at: float = field(default=-1e18)
+
+
+class Publisher:
+    """One process's publisher. ``leads`` says whether it is the leader now."""
+
+    def __init__(self, settings: Settings, *, metrics: Metrics, leads: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._leads = leads
+        self._policies = {name: Published(policy, model(policy)) for name, policy in settings.policies.items()}
+        self._posteriors = Posteriors(settings, {name: known.model for name, known in self._policies.items()})
+        self._writer: Writer | None = None
+        self._busy = asyncio.Lock()
+        self._beat = time.monotonic()
+        self._status = (False, "starting")
+
+    def live(self) -> tuple[bool, str]:
+        """False when no tick has come for half a minute."""
+        silent = time.monotonic() - self._beat
+        return silent < 30, f"last tick {silent:.1f} s ago"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether it follows the sums, and leads or stands by."""
+        return self._status
+
+    async def follow(self) -> None:
+        """Follow the posteriors topic in a thread until closed."""
+        self._posteriors.start()
+
+    async def tick(self) -> None:
+        """Publish what changed, if this process leads."""
+        self._beat = time.monotonic()
+        self._ages()
+        if self._posteriors.error is not None:
+            self._status = (False, self._posteriors.error)
+            return
+        if not self._leads():
+            self._status = (True, "standing by")
+            await self._resign()
+            return
+        if self._busy.locked():
+            return
+        async with self._busy:
+            try:
+                await asyncio.to_thread(self._publish)
+                self._status = (True, "leading")
+            except (FencedError, UnknownOutcomeError, ReadError) as error:
+                log.warning("not published, starting over", error=str(error))
+                self._status = (False, str(error))
+                await self._resign()
+
+    async def close(self) -> None:
+        """Stop following and let go of the producer."""
+        self._posteriors.close()
+        await self._resign()
+
+    async def _resign(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+
+    def _publish(self) -> None:
+        if self._writer is None:
+            self._take_over()
+        for name, known in self._policies.items():
+            self._publish_policy(name, known)
+
+    def _take_over(self) -> None:
+        """Fence the predecessor, then read what it published last."""
+        settings = self._settings
+        topics = {"policies": settings.topics.policies, "history": settings.topics.history}
+        writer = Writer(
+            settings.librdkafka(),
+            transactional_id=settings.publisher_group,
+            partition=0,
+            topics=topics,
+            timeout_s=TIMEOUT_S,
+            passing=failpoints(None),
+        )
+        writer.initialise()
+        for name, snapshot in read_snapshots(settings).items():
+            if name in self._policies:
+                known = self._policies[name]
+                known.snapshot, known.prior = snapshot, snapshot.prior
+        self._posteriors.everything_changed()
+        self._writer = writer
+
+    def _publish_policy(self, name: str, known: Published) -> None:
+        merged, changed, place = self._posteriors.take(name)
+        if known.snapshot is not None and is_held(known.snapshot):
+            return
+        if known.snapshot is not None and not changed and known.model.timeless:
+            return
+        sums: dict[str, Sums] = {arm: known.model.zero() for arm in known.settings.arms} | merged
+        if not sums:
+            return
+        reasons = self._meta(known, sums, place.now_ms)
+        if known.snapshot is not None and not changed and not reasons:
+            return
+        assert known.prior is not None
+        snapshot = build(
+            name,
+            model=known.model,
+            sums=sums,
+            prior=known.prior,
+            version=1 if known.snapshot is None else known.snapshot.version + 1,
+            previous=known.snapshot,
+            time_ms=int(time.time() * 1000),
+            now_ms=place.now_ms,
+            explorer=known.settings.explorer,
+            alpha=known.settings.alpha,
+            epsilon=known.settings.epsilon,
+            reasons=reasons,
+            watermark_ms=place.watermark_ms,
+            offsets=place.offsets,
+            changed=changed if known.model.timeless else None,
+        )
+        assert self._writer is not None
+        self._writer.commit(messages(snapshot, full=bool(reasons)))
+        known.snapshot = snapshot
+        self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
+
+    def _meta(self, known: Published, sums: Mapping[str, Sums], now_ms: int) -> tuple[str, ...]:
+        """Fit the prior when it is due: the interval has passed, or the data doubled. Returns the reasons in words."""
+        count = sum(float(arm.count) for arm in sums.values())
+        due = time.monotonic() - known.fitted_at >= self._settings.meta_interval_s
+        if known.prior is not None and (count == known.fitted_count or not (due or count >= 2 * known.fitted_count)):
+            return ()
+        effective = {name: known.model.at(arm, now_ms=now_ms) for name, arm in sums.items()}
+        policy = known.settings
+        known.prior = fit(effective, None, model=policy.model, dimension=policy.dimension, intercept=policy.intercept)
+        known.fitted_count, known.fitted_at = count, time.monotonic()
+        return (f"prior and noise fitted to {count:.0f} impressions of {len(sums)} arms by empirical Bayes",)
+
+    def _ages(self) -> None:
+        for name, known in self._policies.items():
+            if known.snapshot is not None:
+                age_s = max(0.0, time.time() - known.snapshot.time_ms / 1000)
+                self._metrics.snapshot_age.labels(policy=name).set(age_s)
+
+
+def messages(snapshot: Snapshot, *, full: bool) -> list[Message]:
+    """Records of one publication: arms and head to the policies topic, the head (and all arms if full) to the history."""
+    history = records(snapshot, every_arm=True) if full else [(head_key(snapshot.policy), encode_head(snapshot))]
+    return [
+        *(Message("history", key, value) for key, value in history),
+        *(Message("policies", key, value) for key, value in records(snapshot)),
+    ]
+
+
+HELD = "held: "
+"""How the reason of a snapshot begins that the publisher does not replace."""
+
+
+def is_held(snapshot: Snapshot) -> bool:
+    """Whether a rollback holds this snapshot until it is released."""
+    return any(reason.startswith(HELD) for reason in snapshot.reasons)
+
+
+def read_snapshots(settings: Settings) -> dict[str, Snapshot]:
+    """The newest complete snapshot of each policy, as committed. Raises ReadError."""
+    collector, topic, client = Collector(), settings.topics.policies, settings.librdkafka()
+    found: dict[str, Any] = {}
+    with reader(client) as consumer:
+        for partition in range(partition_count(client, topic)):
+            low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
+            if high > low:
+                for batch in read(consumer, topic, partition, low, None, timeout_s=TIMEOUT_S):
+                    for record in batch:
+                        collector.add(record.key, record.value)
+                    ready, problems = collector.take()
+                    found.update(ready)
+                    for problem in problems:
+                        log.warning("a snapshot could not be read", problem=problem)
+    return {name: snapshot for name, snapshot in found.items() if snapshot is not None}

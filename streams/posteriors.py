@@ -1,0 +1,126 @@
+"""The sums of all partitions as committed, followed in a thread and merged when asked for.
+
+A partition's records are applied together, when its checkpoint record arrives: what is merged is always a state that was
+committed as a whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
+
+from policies.model import Model, Sums
+from streams.reading import ReadError, SimpleRecord, partition_count, reader
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Place:
+    """How far merged sums go: by partition the watermark (ms) and the next offsets; ``now_ms`` the newest watermark."""
+
+    watermark_ms: dict[int, int] = field(default_factory=dict)
+    offsets: dict[int, dict[str, int]] = field(default_factory=dict)
+    now_ms: int = 0
+
+
+class Posteriors:
+    """Sums by policy, arm and partition. ``models`` by policy."""
+
+    def __init__(self, settings: Settings, models: Mapping[str, Model]) -> None:
+        self.error: str | None = "the sums have not been read yet"
+        self._settings = settings
+        self._models = models
+        self._lock = threading.Lock()
+        self._sums: dict[str, dict[str, dict[int, Sums]]] = {policy: {} for policy in models}
+        self._merged: dict[str, dict[str, Sums]] = {policy: {} for policy in models}
+        self._changed: dict[str, set[str]] = {policy: set() for policy in models}
+        self._uncommitted: dict[int, list[tuple[str, str, dict[str, Any]]]] = {}
+        self._place = Place()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="posteriors", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def everything_changed(self) -> None:
+        """Have the next `take` of each policy name every arm."""
+        with self._lock:
+            for policy, arms in self._sums.items():
+                self._changed[policy] = set(arms)
+
+    def take(self, policy: str) -> tuple[dict[str, Sums], set[str], Place]:
+        """Merged sums by arm, the arms that changed since the last call, and how far they go."""
+        model, merged = self._models[policy], self._merged[policy]
+        with self._lock:
+            changed, self._changed[policy] = self._changed[policy], set()
+            parts = {arm: list(self._sums[policy][arm].values()) for arm in changed}
+            offsets = {number: dict(next_) for number, next_ in self._place.offsets.items()}
+            place = Place(dict(self._place.watermark_ms), offsets, self._place.now_ms)
+        for arm, sums in parts.items():
+            total = sums[0]
+            for more in sums[1:]:
+                total = model.merge(total, more)
+            merged[arm] = total
+        return dict(merged), changed, place
+
+    def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Take one record of a partition, in the order of the log."""
+        if key is None or value is None:
+            return
+        policy, number, arm = msgspec.msgpack.decode(key)
+        record = msgspec.msgpack.decode(value)
+        if policy is not None:
+            self._uncommitted.setdefault(partition, []).append((policy, arm, record))
+            return
+        with self._lock:
+            for name, one, sums in self._uncommitted.pop(partition, ()):
+                if name in self._models:
+                    self._sums[name].setdefault(one, {})[number] = self._models[name].decode(sums)
+                    self._changed[name].add(one)
+            self._place.offsets[number] = record["offsets"]
+            if record["watermark"] is not None:
+                self._place.watermark_ms[number] = record["watermark"]
+                self._place.now_ms = max(self._place.now_ms, record["watermark"])
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._follow()
+            except (ReadError, KafkaException, ValueError) as error:
+                self.error = f"cannot follow the sums: {error}"
+                log.warning("cannot follow the sums; trying again", error=str(error))
+                self._stop.wait(1.0)
+
+    def _follow(self) -> None:
+        client, topic = self._settings.librdkafka(), self._settings.topics.posteriors
+        with reader(client) as consumer:
+            partitions = range(partition_count(client, topic))
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+            left = set(partitions)
+            while not self._stop.is_set():
+                for message in consumer.consume(2_000, timeout=0.1):
+                    error = message.error()
+                    if error is None:
+                        record = SimpleRecord(message.offset(), 0, message.key(), message.value(), [])
+                        self.add(message.partition(), record.key, record.value)
+                    elif error.fatal():
+                        raise ReadError(error.str())
+                    else:
+                        left.discard(message.partition())
+                if not left:
+                    self.error = None

@@ -1,0 +1,126 @@
+"""What ``clickloop policy show | history | rollback`` do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from policies.snapshot import Snapshot, assemble, decode_arm, decode_head, republish
+from policies.snapshot_records import BetaArm, Head
+from streams.checkpoint import Writer
+from streams.failpoints import failpoints
+from streams.following import names
+from streams.publisher import HELD, TIMEOUT_S, messages, read_snapshots
+from streams.reading import bounds, partition_count, read, reader
+from streams.settings import Settings
+from streams.settings_policy import UnknownPolicyError
+
+
+class UnknownVersionError(ValueError):
+    """A version that the history does not hold in full."""
+
+    retriable = False
+
+
+def show(settings: Settings, policy: str) -> dict[str, Any]:
+    """The newest snapshot in words and numbers."""
+    return _plain(_newest(settings, policy))
+
+
+def history(settings: Settings, policy: str) -> list[dict[str, Any]]:
+    """Heads of the versions that the history topic still has, oldest first."""
+    heads, full = _history(settings, policy)
+    return [
+        {
+            "version": head.version,
+            "parent": head.parent,
+            "time_ms": head.time_ms,
+            "full": head.version in full,
+            "reasons": list(head.reasons),
+        }
+        for head in heads.values()
+    ]
+
+
+def rollback(settings: Settings, policy: str, version: int) -> dict[str, Any]:
+    """Publish an old snapshot under a new version, and hold it until ``version`` 0 releases it.
+
+    Raises UnknownVersionError if the history does not have it in full.
+    """
+    newest = _newest(settings, policy)
+    if version == 0:
+        old, reason = newest, "released: the publisher goes on"
+    else:
+        _, full = _history(settings, policy)
+        if version not in full:
+            kept = ", ".join(map(str, sorted(full))) or "none"
+            raise UnknownVersionError(f"version = {version}: the history has in full {kept}; choose one of these")
+        old, reason = full[version], f"{HELD}rolled back to version {version}; version 0 releases it"
+    snapshot = republish(
+        old, version=newest.version + 1, parent=newest.version, time_ms=int(time.time() * 1000), reason=reason
+    )
+    writer = Writer(
+        settings.librdkafka(),
+        transactional_id=settings.publisher_group,
+        partition=0,
+        topics={"policies": settings.topics.policies, "history": settings.topics.history},
+        timeout_s=TIMEOUT_S,
+        passing=failpoints(None),
+    )
+    writer.initialise()
+    writer.commit(messages(snapshot, full=True))
+    return _plain(snapshot)
+
+
+def _newest(settings: Settings, policy: str) -> Snapshot:
+    found = read_snapshots(settings)
+    if policy not in found:
+        raise UnknownPolicyError(policy, known=sorted(found))
+    return found[policy]
+
+
+def _history(settings: Settings, policy: str) -> tuple[dict[int, Head], dict[int, Snapshot]]:
+    heads: dict[int, Head] = {}
+    full: dict[int, Snapshot] = {}
+    arms: dict[str, bytes] = {}
+    topic, client = settings.topics.history, settings.librdkafka()
+    with reader(client) as consumer:
+        for partition in range(partition_count(client, topic)):
+            low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
+            batches = read(consumer, topic, partition, low, None, timeout_s=TIMEOUT_S) if high > low else ()
+            for record in (record for batch in batches for record in batch):
+                name, arm = names(record.key)
+                if name != policy or record.value is None:
+                    continue
+                if arm is not None:
+                    arms[arm] = record.value
+                    continue
+                head = heads[(read_head := decode_head(record.value)).version] = read_head
+                if arms and set(arms) >= set(head.arms):
+                    kept = {arm: decode_arm(value) for arm, value in arms.items() if arm in head.arms}
+                    whole = assemble(head, kept)
+                    if whole is not None:
+                        full[head.version] = whole
+                arms = {}
+    return heads, full
+
+
+def _plain(snapshot: Snapshot) -> dict[str, Any]:
+    arms = {}
+    for name, arm in snapshot.arms.items():
+        numbers = {"a": arm.a, "b": arm.b} if isinstance(arm, BetaArm) else {"mean": arm.mean.tolist()}
+        arms[name] = {"version": arm.version, "count": arm.count, "alarm": arm.alarm} | numbers
+    return {
+        "policy": snapshot.policy,
+        "version": snapshot.version,
+        "parent": snapshot.parent,
+        "time_ms": snapshot.time_ms,
+        "age_s": round(time.time() - snapshot.time_ms / 1000, 3),
+        "model": snapshot.model,
+        "dimension": snapshot.dimension,
+        "explorer": snapshot.explorer,
+        "rates": snapshot.rates,
+        "reasons": list(snapshot.reasons),
+        "offsets": {str(number): next_ for number, next_ in snapshot.offsets.items()},
+        "arms": arms,
+    }
