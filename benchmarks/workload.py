@@ -119,7 +119,12 @@ class Workload:
                 continue
             x = self.context[rows].astype(np.float64) / 64
             reward = rewarded[rows].astype(np.float64)
-            found[name] = {"n": float(len(rows)), "reward": float(reward.sum()), "b": (reward @ x).tolist(), "A": (x.T @ x).tolist()}
+            found[name] = {
+                "n": float(len(rows)),
+                "reward": float(reward.sum()),
+                "b": (reward @ x).tolist(),
+                "A": (x.T @ x).tolist(),
+            }
         return found
 
 

@@ -65,8 +65,19 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ended.set)
         apps = [getattr(self, f"_{role}")() for role in roles]
-        server = serve(self.metrics, host=self.settings.metrics_host, port=self.settings.metrics_port, live=lambda: self._all(0), ready=lambda: self._all(1))
-        log.info("metrics", url=f"http://{self.settings.metrics_host}:{server.port}/metrics", roles=list(roles), bootstrap=self.settings.bootstrap)
+        server = serve(
+            self.metrics,
+            host=self.settings.metrics_host,
+            port=self.settings.metrics_port,
+            live=lambda: self._all(0),
+            ready=lambda: self._all(1),
+        )
+        log.info(
+            "metrics",
+            url=f"http://{self.settings.metrics_host}:{server.port}/metrics",
+            roles=list(roles),
+            bootstrap=self.settings.bootstrap,
+        )
         running = [loop.create_task(self._keep(app)) for app in apps]
         await self.ended.wait()
         log.info("stopping")
@@ -84,7 +95,7 @@ class Worker:
         try:
             await app.start()
             await app.wait_until_stopped()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the process, with the reason
             await self.fatal(error)
             return
         if not self.ended.is_set():
@@ -108,13 +119,26 @@ class Worker:
 
         def make_writer(number: int) -> Writer:
             identity = f"{settings.learner_group}-{number}"
-            return Writer(client, transactional_id=identity, partition=number, topics=names, timeout_s=COMMIT_TIMEOUT_S, passing=passing)
+            return Writer(
+                client,
+                transactional_id=identity,
+                partition=number,
+                topics=names,
+                timeout_s=COMMIT_TIMEOUT_S,
+                passing=passing,
+            )
 
         def flow() -> BatchThread:
             return app.consumer.batches  # type: ignore[no-any-return, attr-defined]
 
         learner = Learner(
-            working, flow=flow, make_writer=make_writer, client=client, monitor=monitor, fatal=self.fatal, interval_s=settings.checkpoint_interval_s
+            working,
+            flow=flow,
+            make_writer=make_writer,
+            client=client,
+            monitor=monitor,
+            fatal=self.fatal,
+            interval_s=settings.checkpoint_interval_s,
         )
         self._attach(app, learner, app.topic(topics.impressions, topics.clicks, schema=BatchSchema(), acks=False))
         self.probes.append((monitor.live, monitor.ready))
@@ -131,14 +155,14 @@ class Worker:
                     await self.fatal(error)
                     raise
 
-        async def assigned(sender: Any, tps: set[TP], **_: Any) -> None:
+        async def assigned(_: Any, tps: set[TP], **__: Any) -> None:
             learner.on_assigned(tps)
 
-        async def revoked(sender: Any, tps: set[TP], **_: Any) -> None:
+        async def revoked(*_: Any, **__: Any) -> None:
             learner.on_revoked()
 
         app.agent(inputs, name="learn")(learn)
-        app.on_partitions_assigned.connect(assigned, weak=False)
+        app.on_partitions_assigned.connect(assigned, weak=False)  # type: ignore[arg-type]
         app.on_partitions_revoked.connect(revoked, weak=False)
         app.task(learner.run)
 
@@ -148,7 +172,7 @@ class Worker:
         publisher = Publisher(settings, metrics=self.metrics, leads=app.is_leader)
         app.task(publisher.follow)
 
-        @app.timer(interval=settings.publish_interval_s, name="publish")
+        @app.timer(interval=settings.publish_interval_s, name="publish")  # type: ignore[untyped-decorator]
         async def publish() -> None:
             try:
                 await publisher.tick()

@@ -53,7 +53,14 @@ class Writer:
     """
 
     def __init__(
-        self, client: Mapping[str, Any], *, transactional_id: str, partition: int, topics: Mapping[str, str], timeout_s: float, passing: Pass
+        self,
+        client: Mapping[str, Any],
+        *,
+        transactional_id: str,
+        partition: int,
+        topics: Mapping[str, str],
+        timeout_s: float,
+        passing: Pass,
     ) -> None:
         self.partition = partition
         self.topics = topics
@@ -88,7 +95,9 @@ class Writer:
         self.passing("checkpoint.produced")
         left = self._checked(lambda: self._producer.flush(self.timeout_s))  # 4
         if left:
-            raise UnknownOutcomeError(f"{left} of {len(messages)} records were not acknowledged within {self.timeout_s} s")
+            raise UnknownOutcomeError(
+                f"{left} of {len(messages)} records were not acknowledged within {self.timeout_s} s"
+            )
         self.passing("checkpoint.flushed")
         self._checked(lambda: self._producer.commit_transaction(self.timeout_s))  # 5
         self.passing("checkpoint.committed")
@@ -102,7 +111,11 @@ class Writer:
             while True:
                 try:
                     self._producer.produce(
-                        self.topics[message.topic], value=message.value, key=message.key, headers=list(message.headers), **where
+                        self.topics[message.topic],
+                        value=message.value,
+                        key=message.key,
+                        headers=list(message.headers),
+                        **where,
                     )
                     break
                 except BufferError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -27,11 +28,16 @@ Floats = npt.NDArray[np.float64]
 class Record(Protocol):
     """What a Kafka client hands over; timestamps in ms UTC."""
 
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
 
 
 class Rules(Protocol):
@@ -106,7 +112,7 @@ class _ImpressionRow(msgspec.Struct, gc=False):
     arm: str
     propensity: float
     ts: int
-    context: list[float] = []  # noqa: RUF012
+    context: list[float] = []
     snapshot: int | None = None
     v: int = VERSION
 
@@ -145,7 +151,9 @@ _IMPRESSION_COLUMNS = msgspec.msgpack.Decoder(ImpressionColumns)
 _OUTCOME_COLUMNS = msgspec.msgpack.Decoder(OutcomeColumns)
 
 
-def row_keys(decision_ids: Sequence[str], slots: Ints | npt.NDArray[np.int32], slot_hash: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def row_keys(
+    decision_ids: Sequence[str], slots: Ints | npt.NDArray[np.int32], slot_hash: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of (decision id, slot) for each row, shape (n,).
 
     Python's keyed string hash: nobody outside can provoke a collision, and by chance one of n live rows collides
@@ -204,7 +212,12 @@ class Decoder:
                 by_policy.setdefault(policy, []).append(i)
         for policy, chosen in by_policy.items():
             whole = len(chosen) == len(rows)
-            group = self._one_policy(policy, rows if whole else [rows[i] for i in chosen], records if whole else [records[i] for i in chosen], dead)
+            group = self._one_policy(
+                policy,
+                rows if whole else [rows[i] for i in chosen],
+                records if whole else [records[i] for i in chosen],
+                dead,
+            )
             if group is not None:
                 yield group
 
@@ -259,7 +272,14 @@ class Decoder:
             if rules.model == "beta":
                 x = x[:, :0]
             group = self._validated(
-                batch.policy, records=[record], row_numbers=np.arange(n), decision_ids=batch.decision_id, version=np.full(n, batch.v), x=x, dead=dead, **columns
+                batch.policy,
+                records=[record],
+                row_numbers=np.arange(n),
+                decision_ids=batch.decision_id,
+                version=np.full(n, batch.v),
+                x=x,
+                dead=dead,
+                **columns,
             )
             if group is not None:
                 yield group
@@ -299,8 +319,19 @@ class Decoder:
         kept: Any = slice(None)
         if not good.all():
             for i in np.flatnonzero(~good).tolist():
-                reason = _reason(decision_ids[i], arm_names.list[arm[i]], slot_names.list[slot[i]], float(propensity[i]), int(ts[i]), int(latest[i]), x[i], int(version[i]))
-                dead.append(Dead(records[i] if row_numbers is None else records[0], reason, None if row_numbers is None else i))
+                reason = _reason(
+                    decision_ids[i],
+                    arm_names.list[arm[i]],
+                    slot_names.list[slot[i]],
+                    float(propensity[i]),
+                    int(ts[i]),
+                    int(latest[i]),
+                    x[i],
+                    int(version[i]),
+                )
+                dead.append(
+                    Dead(records[i] if row_numbers is None else records[0], reason, None if row_numbers is None else i)
+                )
             kept = good
             decision_ids = [decision_ids[i] for i in np.flatnonzero(good)]
             if not decision_ids:
@@ -331,11 +362,14 @@ class Decoder:
             dead.append(Dead(record, str(error), rows=_rows_of(record)))
             return []
         rows = [
-            _OutcomeRow(d, s, o, t, k, v, batch.v) for d, s, o, t, k, v in zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, strict=True)
+            _OutcomeRow(d, s, o, t, k, v, batch.v)
+            for d, s, o, t, k, v in zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, strict=True)
         ]
         return self._clicks(rows, [record] * len(rows), list(range(len(rows))), dead)
 
-    def _clicks(self, rows: list[_OutcomeRow], records: list[Record], numbers: Sequence[int | None], dead: list[Dead]) -> list[Click]:
+    def _clicks(
+        self, rows: list[_OutcomeRow], records: list[Record], numbers: Sequence[int | None], dead: list[Dead]
+    ) -> list[Click]:
         if not rows:
             return []
         slots = np.array([self.slots[row.slot] for row in rows], np.int64)
@@ -346,7 +380,20 @@ class Decoder:
         for row, record, number, key in zip(rows, records, numbers, keys, strict=True):
             reason = self._click_reason(row, record)
             if reason is None:
-                clicks.append(Click(key, row.decision_id, row.slot, row.outcome_id, row.kind, row.value, row.ts, record.offset, record, number or 0))
+                clicks.append(
+                    Click(
+                        key,
+                        row.decision_id,
+                        row.slot,
+                        row.outcome_id,
+                        row.kind,
+                        row.value,
+                        row.ts,
+                        record.offset,
+                        record,
+                        number or 0,
+                    )
+                )
             else:
                 dead.append(Dead(record, reason, number))
         return clicks
@@ -358,13 +405,17 @@ class Decoder:
             if not getattr(row, name):
                 return f"{name} is empty"
         if row.kind not in self.kinds:
-            return f"kind is {row.kind!r}, which no policy lists in its outcomes; listed: {', '.join(sorted(self.kinds))}"
+            return (
+                f"kind is {row.kind!r}, which no policy lists in its outcomes; listed: {', '.join(sorted(self.kinds))}"
+            )
         if not -1.7e308 < row.value < 1.7e308:
             return f"value is {row.value}; allowed: a finite number"
         return _time_reason(row.ts, record.timestamp + AHEAD_MS)
 
     def _unknown(self, policy: str) -> str:
-        return f"policy is {policy!r}, which the settings do not have; known: {', '.join(sorted(self.policies)) or 'none'}"
+        return (
+            f"policy is {policy!r}, which the settings do not have; known: {', '.join(sorted(self.policies)) or 'none'}"
+        )
 
 
 def _runs(records: Sequence[Record], dead: list[Dead]) -> Iterable[tuple[Codec, list[Record]]]:
@@ -391,7 +442,7 @@ def _runs(records: Sequence[Record], dead: list[Dead]) -> Iterable[tuple[Codec, 
 
 def _common_codec(records: Sequence[Record]) -> Codec | None:
     """The codec that all records have by their first byte, None if they differ or it is not that simple."""
-    if any([record.headers for record in records]):
+    if any(map(attrgetter("headers"), records)):
         return None
     try:
         first = {record.value[0] for record in records}  # type: ignore[index]
@@ -421,7 +472,9 @@ def merged(groups: list[Impressions]) -> list[Impressions]:
 
 def _concatenated(parts: list[Impressions]) -> Impressions:
     columns = ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")
-    return Impressions(policy=parts[0].policy, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns})
+    return Impressions(
+        policy=parts[0].policy, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    )
 
 
 def _each(records: list[Record], decode: Callable[[bytes], Any], dead: list[Dead]) -> tuple[list[Any], list[Record]]:
@@ -440,8 +493,7 @@ def _each(records: list[Record], decode: Callable[[bytes], Any], dead: list[Dead
 
 
 def _columns(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:
-    assert record.value is not None
-    batch = decoder.decode(memoryview(record.value)[4:])
+    batch = decoder.decode(memoryview(record.value or b"")[4:])
     if batch.type != kind:
         raise EventError(f"type is {batch.type!r}; this topic takes {kind!r} batches")
     if batch.v != VERSION:
@@ -456,7 +508,7 @@ def _rows_of(record: Record) -> int:
     try:
         n = msgspec.msgpack.decode((record.value or b"")[4:])["n"]
         return max(1, int(n))
-    except Exception:
+    except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
         return 1
 
 
@@ -481,7 +533,7 @@ def _matrix(contexts: list[Any], dimension: int) -> npt.NDArray[np.floating[Any]
     n = len(contexts)
     if dimension == 0:
         return np.zeros((n, 0), np.float32)
-    if isinstance(contexts[0], bytes) and all([type(context) is bytes for context in contexts]):
+    if isinstance(contexts[0], bytes) and set(map(type, contexts)) == {bytes}:
         return np.frombuffer(b"".join(contexts), "<f4").reshape(n, dimension)
     rows = np.empty((n, dimension))
     for i, context in enumerate(contexts):
@@ -498,7 +550,9 @@ def _narrow(x: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     return narrow if np.array_equal(narrow, x) else x
 
 
-def _of_dimension(rows: list[Any], records: list[Record], dimension: int, policy: str, dead: list[Dead]) -> tuple[list[Any], list[Record]]:
+def _of_dimension(
+    rows: list[Any], records: list[Record], dimension: int, policy: str, dead: list[Dead]
+) -> tuple[list[Any], list[Record]]:
     kept = []
     for row, record in zip(rows, records, strict=True):
         if isinstance(row.context, bytes) and len(row.context) % 4:
@@ -526,7 +580,9 @@ def _time_reason(ts: int, latest: int) -> str | None:
     return f"ts is {ts}; allowed: ms UTC from 0 to {latest} (5 minutes after the record's timestamp)"
 
 
-def _reason(decision_id: str, arm: str, slot: str, propensity: float, ts: int, latest: int, x: Any, version: int) -> str:
+def _reason(
+    decision_id: str, arm: str, slot: str, propensity: float, ts: int, latest: int, x: Any, version: int
+) -> str:
     """Why an impression was refused, in words."""
     if version != VERSION:
         return _version_reason(version)

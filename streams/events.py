@@ -36,8 +36,8 @@ CONTENT_TYPES: dict[Codec, bytes] = {"json": JSON, "msgpack": MSGPACK, "columns"
 _BY_CONTENT_TYPE: dict[bytes, Codec] = {value: name for name, value in CONTENT_TYPES.items()}
 _BY_CONTENT_TYPE[b"application/x-msgpack"] = "msgpack"
 _BY_FIRST_BYTE: dict[int, Codec] = {0x7B: "json", 0x43: "columns", 0xDE: "msgpack", 0xDF: "msgpack"}
-_BY_FIRST_BYTE.update({byte: "msgpack" for byte in range(0x80, 0x90)})
-_BY_FIRST_BYTE.update({byte: "json" for byte in b" \t\r\n"})
+_BY_FIRST_BYTE.update(dict.fromkeys(range(128, 144), "msgpack"))
+_BY_FIRST_BYTE.update(dict.fromkeys(b" \t\r\n", "json"))
 
 
 class EventError(ValueError):
@@ -56,7 +56,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     snapshot: int | None = None
     arm: str
     propensity: float
-    context: list[float] | bytes = []  # noqa: RUF012  # msgspec copies an empty list for each instance
+    context: list[float] | bytes = []  # msgspec copies an empty list for each instance
     ts: int
     candidates: list[str] | None = None
     unit: str | None = None
@@ -87,7 +87,9 @@ def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:
         return msgspec.json.encode(fields)
     if codec == "msgpack":
         return msgspec.msgpack.encode(fields)
-    raise ValueError(f"codec is {codec!r} for a single event; allowed: json, msgpack (columns: streams.columns.encode_*)")
+    raise ValueError(
+        f"codec is {codec!r} for a single event; allowed: json, msgpack (columns: streams.columns.encode_*)"
+    )
 
 
 def _is_kept(name: str, value: object) -> bool:
@@ -95,22 +97,26 @@ def _is_kept(name: str, value: object) -> bool:
 
 
 def codec_of(value: bytes, content_type: bytes | None = None) -> Codec:
-    """The codec of a record, from its ``content-type`` header if it has one, else from its first byte.
+    r"""The codec of a record, from its ``content-type`` header if it has one, else from its first byte.
 
     Raises EventError if neither tells.
 
-    >>> codec_of(b'{"v":1}'), codec_of(b"CLC1..."), codec_of(b"\\x8a", None)
+    >>> codec_of(b'{"v":1}'), codec_of(b"CLC1..."), codec_of(b"\x8a", None)
     ('json', 'columns', 'msgpack')
     """
     if content_type is not None:
         named = _BY_CONTENT_TYPE.get(content_type.split(b";")[0].strip().lower())
         if named is None:
-            raise EventError(f"content-type is {content_type!r}; allowed: {', '.join(sorted(t.decode() for t in _BY_CONTENT_TYPE))}")
+            raise EventError(
+                f"content-type is {content_type!r}; allowed: {', '.join(sorted(t.decode() for t in _BY_CONTENT_TYPE))}"
+            )
         return named
     if not value:
         raise EventError("the value is empty")
     named = _BY_FIRST_BYTE.get(value[0])
     if named is None:
         known = "'{' (JSON), a MessagePack map, 'CLC1' (columnar batch)"
-        raise EventError(f"first byte is 0x{value[0]:02x} and there is no content-type header; known beginnings: {known}")
+        raise EventError(
+            f"first byte is 0x{value[0]:02x} and there is no content-type header; known beginnings: {known}"
+        )
     return named

@@ -27,7 +27,7 @@ def failpoints(setting: str | None) -> Pass:
     >>> failpoints(None)("checkpoint.cut")
     """
     if setting is None:
-        return lambda name: None
+        return lambda _: None
     name, _, count = setting.partition(":")
     if name not in POINTS or not (count or "1").isdigit():
         raise ValueError(f"fail_at is {setting!r}; allowed: NAME or NAME:COUNT with NAME one of {', '.join(POINTS)}")

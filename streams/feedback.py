@@ -27,7 +27,9 @@ from streams.join import Joined, Matured
 ROWS = 4096
 
 
-def encode_joined(joined: Sequence[Joined], *, partition: int, arms: Mapping[str, Names], slots: Names) -> Iterator[bytes]:
+def encode_joined(
+    joined: Sequence[Joined], *, partition: int, arms: Mapping[str, Names], slots: Names
+) -> Iterator[bytes]:
     """Records for the outcomes that counted, grouped by policy."""
     by_policy: dict[str, list[Joined]] = {}
     for row in joined:
@@ -61,7 +63,9 @@ def encode_joined(joined: Sequence[Joined], *, partition: int, arms: Mapping[str
             )
 
 
-def encode_matured(matured: Sequence[Matured], *, partition: int, arms: Mapping[str, Names], slots: Names, share: Mapping[str, float]) -> Iterator[bytes]:
+def encode_matured(
+    matured: Sequence[Matured], *, partition: int, arms: Mapping[str, Names], slots: Names, share: Mapping[str, float]
+) -> Iterator[bytes]:
     """Records for impressions whose window has closed, grouped by policy; of each policy its ``share`` (0 to 1)."""
     by_policy: dict[tuple[str, str], list[tuple[Matured, npt.NDArray[np.int64]]]] = {}
     for group in matured:
@@ -119,7 +123,13 @@ def decode(value: bytes) -> dict[str, Any]:
         raise EventError(f"a feedback record begins with CLC1, this one with {value[:4]!r}")
     record: dict[str, Any] = msgspec.msgpack.decode(memoryview(value)[4:])
     n = record["n"]
-    types = {"snapshot": "<i8", "propensity": "<f8", "impression_ts": "<i8", "impression_offset": "<i8", "outcomes": "<u4"}
+    types = {
+        "snapshot": "<i8",
+        "propensity": "<f8",
+        "impression_ts": "<i8",
+        "impression_offset": "<i8",
+        "outcomes": "<u4",
+    }
     types |= {"value": "<f8", "reward": "<f8", "change": "<f8", "ts": "<i8", "offset": "<i8"}
     for name, dtype in types.items():
         if name in record:

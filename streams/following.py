@@ -206,6 +206,7 @@ def _partitions(consumer: Any, topic: str) -> list[Any]:
 
 
 def names(key: bytes | None) -> tuple[str, str | None]:
+    """Policy and arm (None for a head) that a record's key names. Raises ValueError if it names none."""
     try:
         policy, arm = msgspec.msgpack.decode(key or b"", type=tuple[str, str | None])
     except msgspec.MsgspecError as error:

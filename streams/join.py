@@ -154,7 +154,10 @@ class Join:
                     self._wait(click)
             elif left:
                 self._count("unmatched", counted)
-            elif any(other.outcome_id == click.outcome_id and other.slot == click.slot for other in self.waiting.get(click.key, ())):
+            elif any(
+                other.outcome_id == click.outcome_id and other.slot == click.slot
+                for other in self.waiting.get(click.key, ())
+            ):
                 self._count("duplicate", counted)
             else:
                 self._wait(click)

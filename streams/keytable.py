@@ -39,8 +39,9 @@ class KeyTable:
         return np.where(place >= 0, self._rows[place], EMPTY).astype(np.int32)
 
     def add(self, keys: Keys) -> tuple[Rows, npt.NDArray[np.int64]]:
-        """Find or insert. Returns (row, place): row of a key that was there, PROVISIONAL + i where key i was inserted
-        or equals the earlier key i of this batch; place is where it stands, for `assign`.
+        """Find or insert.
+
+        Returns (row, place): row of a key that was there, PROVISIONAL + i where key i was inserted or equals the earlier key i of this batch; place is where it stands, for `assign`.
 
         >>> import numpy as np
         >>> table = KeyTable()

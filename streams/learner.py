@@ -105,7 +105,10 @@ class Learner:
                 numbers[self._sides[tp.topic]].add(tp.partition)
         both = numbers["impressions"] & numbers["clicks"]
         if numbers["impressions"] ^ numbers["clicks"]:
-            log.error("partitions without their pair are not read", partitions=sorted(numbers["impressions"] ^ numbers["clicks"]))
+            log.error(
+                "partitions without their pair are not read",
+                partitions=sorted(numbers["impressions"] ^ numbers["clicks"]),
+            )
         self.generation += 1
         self.assigned = frozenset(both)
         self.paused = False
@@ -142,7 +145,7 @@ class Learner:
         tp = TP(self.rules.topics[side], lifecycle.number)
         try:
             first, last = await self._flow().bounds(tp)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - asked again, whatever it was
             log.warning("bounds unknown, asking again", topic=tp.topic, partition=tp.partition, error=repr(error))
             await asyncio.sleep(0.5)
             lifecycle.rewinding.discard(side)
@@ -154,11 +157,20 @@ class Learner:
             return
         position = state.positions[side]
         if last < position:
-            await self._fatal(StateMismatchError(f"{tp.topic}-{tp.partition} ends at {last}, {position} was read: the broker has an older log"))
+            await self._fatal(
+                StateMismatchError(
+                    f"{tp.topic}-{tp.partition} ends at {last}, {position} was read: the broker has an older log"
+                )
+            )
             return
         if first > position:
             self.monitor.lost(tp.topic, first - position)
-            log.error("records were deleted by retention before they were read", topic=tp.topic, partition=tp.partition, records=first - position)
+            log.error(
+                "records were deleted by retention before they were read",
+                topic=tp.topic,
+                partition=tp.partition,
+                records=first - position,
+            )
             state.positions[side] = first
         self._flow().start_flow(tp, state.positions[side])
         lifecycle.rewinding.discard(side)
@@ -182,14 +194,18 @@ class Learner:
             writer = self._make_writer(lifecycle.number)
             started = monotonic()
             try:
-                state, warnings = await self._thread(partial(recover, lifecycle.number, rules=self.rules, client=self._client, writer=writer))
+                state, warnings = await self._thread(
+                    partial(recover, lifecycle.number, rules=self.rules, client=self._client, writer=writer)
+                )
             except StateMismatchError as error:
                 await self._fatal(error)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - tried again, whatever it was, and said
                 await self._thread(writer.close)
                 delay_s = RETRY_S[min(attempt, len(RETRY_S) - 1)]
-                log.warning("recovery failed, trying again", partition=lifecycle.number, error=str(error), delay_s=delay_s)
+                log.warning(
+                    "recovery failed, trying again", partition=lifecycle.number, error=str(error), delay_s=delay_s
+                )
                 attempt += 1
                 await asyncio.sleep(delay_s)
                 continue
@@ -200,7 +216,14 @@ class Learner:
                 log.error(warning)
             self.monitor.recovered(lifecycle.number, state, reason)
             seconds = round(monotonic() - started, 3)
-            log.info("recovered", partition=lifecycle.number, seconds=seconds, offsets=dict(state.positions), pending=state.join.pending.rows, reason=reason)
+            log.info(
+                "recovered",
+                partition=lifecycle.number,
+                seconds=seconds,
+                offsets=dict(state.positions),
+                pending=state.join.pending.rows,
+                reason=reason,
+            )
             return
 
     def _start(self, lifecycle: Lifecycle) -> None:
@@ -219,7 +242,7 @@ class Learner:
             return False
         try:
             _, end = await self._flow().bounds(TP(writer.topics["posteriors"], lifecycle.number))
-        except Exception:
+        except Exception:  # noqa: BLE001 - not known to be ours: rebuild
             return False
         return end - writer.end in (0, 1)
 
@@ -272,7 +295,9 @@ class Learner:
             lifecycle.progressed = monotonic()
             lifecycle.committed = offsets
             self.monitor.committed(lifecycle.number, state, lifecycle.progressed - started)
-        await self._flow().commit_group({TP(self.rules.topics[side], lifecycle.number): offset for side, offset in offsets.items()})
+        await self._flow().commit_group(
+            {TP(self.rules.topics[side], lifecycle.number): offset for side, offset in offsets.items()}
+        )
 
     def _answers(self, state: PartitionState) -> dict[Side, Answer]:
         answers: dict[Side, Answer] = {}
@@ -283,7 +308,9 @@ class Learner:
         return answers
 
     async def _fenced(self, lifecycle: Lifecycle, error: FencedError) -> None:
-        log.warning("fenced: giving the partition up and joining the group again", partition=lifecycle.number, error=str(error))
+        log.warning(
+            "fenced: giving the partition up and joining the group again", partition=lifecycle.number, error=str(error)
+        )
         self.monitor.failed("fenced")
         await self._forget(lifecycle)
         if lifecycle.number in self.assigned and not self.paused:
@@ -297,7 +324,9 @@ class Learner:
         committed = lifecycle.committed
         await self._forget(lifecycle)
         while lifecycle.number in self.assigned and not self.paused and self.generation == generation:
-            if await self._flow().commit_group({TP(self.rules.topics[side], lifecycle.number): committed[side] for side in SIDES}):
+            if await self._flow().commit_group(
+                {TP(self.rules.topics[side], lifecycle.number): committed[side] for side in SIDES}
+            ):
                 await self._recover(lifecycle, "unknown outcome")
                 self._start(lifecycle)
                 return
@@ -305,7 +334,9 @@ class Learner:
 
     async def close(self) -> None:
         """Last checkpoints, then let go of everything."""
-        await asyncio.gather(*(self.checkpoint(lifecycle) for lifecycle in self.lifecycles.values()), return_exceptions=True)
+        await asyncio.gather(
+            *(self.checkpoint(lifecycle) for lifecycle in self.lifecycles.values()), return_exceptions=True
+        )
         self.paused = True
         for task in list(self._tasks):
             task.cancel()
@@ -332,7 +363,6 @@ class Learner:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            error = task.exception()
-            assert error is not None
+            error = task.exception() or RuntimeError("a task failed without an error")
             log.critical("a partition's task failed: this is a bug", exc_info=error)
             self._spawn(self._fatal(error))

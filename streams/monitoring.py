@@ -105,7 +105,8 @@ class Monitor:
                     self.metrics.dead_letters.labels(topic=side, reason=outcome).inc(value - seen[name])
         self._seen[number] = now
         self._rewards[number] = {
-            policy: (sum(float(s.n) for s in arms.values()), sum(float(s.reward) for s in arms.values())) for policy, arms in state.sums.items()
+            policy: (sum(float(s.n) for s in arms.values()), sum(float(s.reward) for s in arms.values()))
+            for policy, arms in state.sums.items()
         }
 
     def recovered(self, number: int, state: PartitionState, reason: str) -> None:
@@ -117,7 +118,12 @@ class Monitor:
         """A partition went to another worker: its gauges go too."""
         self._seen.pop(number, None)
         self._rewards.pop(number, None)
-        for gauge in (self.metrics.pending_rows, self.metrics.pending_bytes, self.metrics.waiting_clicks, self.metrics.watermark):
+        for gauge in (
+            self.metrics.pending_rows,
+            self.metrics.pending_bytes,
+            self.metrics.waiting_clicks,
+            self.metrics.watermark,
+        ):
             _drop(gauge, str(number))
         for topic in self.topics.values():
             _drop(self.metrics.lag_records, topic, str(number))
@@ -164,7 +170,9 @@ class Monitor:
             lag = 0 if end is None else max(0, end - state.positions[side])
             age_s = 0.0 if lag == 0 else max(0.0, time() - self._newest_ms.get(tp, 0) / 1000)
             self.metrics.lag_records.labels(topic=tp.topic, partition=label).set(lag)
-            self.metrics.lag_seconds.labels(topic=tp.topic, partition=label).set(age_s if tp in self._newest_ms else 0.0)
+            self.metrics.lag_seconds.labels(topic=tp.topic, partition=label).set(
+                age_s if tp in self._newest_ms else 0.0
+            )
 
     def _ctr(self) -> None:
         totals: dict[str, tuple[float, float]] = {}

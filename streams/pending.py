@@ -97,7 +97,9 @@ class Pending:
         """The chunk and position of a row."""
         return self._chunks[number >> CHUNK_BITS], number & (CHUNK_ROWS - 1)
 
-    def append(self, batch: Impressions, rows: npt.NDArray[np.int64], bucket: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    def append(
+        self, batch: Impressions, rows: npt.NDArray[np.int64], bucket: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32]:
         """Store the rows of a batch; bucket (len(rows),) says when each leaves. Returns their numbers, (len(rows),)."""
         numbers = np.empty(len(rows), np.int32)
         first = int(bucket[0])
@@ -111,7 +113,12 @@ class Pending:
         return numbers
 
     def _append_one(
-        self, batch: Impressions, rows: npt.NDArray[np.int64], bucket: tuple[str, int], numbers: npt.NDArray[np.int32], into: npt.NDArray[np.int64]
+        self,
+        batch: Impressions,
+        rows: npt.NDArray[np.int64],
+        bucket: tuple[str, int],
+        numbers: npt.NDArray[np.int32],
+        into: npt.NDArray[np.int64],
     ) -> None:
         done = 0
         while done < len(rows):
@@ -142,7 +149,9 @@ class Pending:
         numbers.append(number)
         return number, self._chunks[number]
 
-    def leave(self, watermark: int, *, hold_ms: dict[str, int], bucket_ms: dict[str, int]) -> Iterator[tuple[Chunk, npt.NDArray[np.int64]]]:
+    def leave(
+        self, watermark: int, *, hold_ms: dict[str, int], bucket_ms: dict[str, int]
+    ) -> Iterator[tuple[Chunk, npt.NDArray[np.int64]]]:
         """Take out the rows with ts + hold_ms <= watermark: yields (chunk, positions) for each chunk that loses some."""
         for (policy, bucket), numbers in list(self._buckets.items()):
             width = bucket_ms[policy]

@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from policies.model import Model, Sums
-from streams.reading import ReadError, SimpleRecord, partition_count, reader
+from streams.reading import ReadError, partition_count, reader
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -116,8 +116,7 @@ class Posteriors:
                 for message in consumer.consume(2_000, timeout=0.1):
                     error = message.error()
                     if error is None:
-                        record = SimpleRecord(message.offset(), 0, message.key(), message.value(), [])
-                        self.add(message.partition(), record.key, record.value)
+                        self.add(message.partition() or 0, message.key(), message.value())
                     elif error.fatal():
                         raise ReadError(error.str())
                     else:

@@ -107,12 +107,11 @@ class Publisher:
             await asyncio.to_thread(writer.close)
 
     def _publish(self) -> None:
-        if self._writer is None:
-            self._take_over()
+        writer = self._take_over() if self._writer is None else self._writer
         for name, known in self._policies.items():
-            self._publish_policy(name, known)
+            self._publish_policy(name, known, writer)
 
-    def _take_over(self) -> None:
+    def _take_over(self) -> Writer:
         """Fence the predecessor, then read what it published last."""
         settings = self._settings
         topics = {"policies": settings.topics.policies, "history": settings.topics.history}
@@ -131,8 +130,9 @@ class Publisher:
                 known.snapshot, known.prior = snapshot, snapshot.prior
         self._posteriors.everything_changed()
         self._writer = writer
+        return writer
 
-    def _publish_policy(self, name: str, known: Published) -> None:
+    def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
         merged, changed, place = self._posteriors.take(name)
         if known.snapshot is not None and is_held(known.snapshot):
             return
@@ -142,9 +142,8 @@ class Publisher:
         if not sums:
             return
         reasons = self._meta(known, sums, place.now_ms)
-        if known.snapshot is not None and not changed and not reasons:
+        if known.prior is None or (known.snapshot is not None and not changed and not reasons):
             return
-        assert known.prior is not None
         snapshot = build(
             name,
             model=known.model,
@@ -162,8 +161,7 @@ class Publisher:
             offsets=place.offsets,
             changed=changed if known.model.timeless else None,
         )
-        assert self._writer is not None
-        self._writer.commit(messages(snapshot, full=bool(reasons)))
+        writer.commit(messages(snapshot, full=bool(reasons)))
         known.snapshot = snapshot
         self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
 

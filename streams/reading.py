@@ -29,6 +29,13 @@ class SimpleRecord(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
+def of_message(message: Any) -> SimpleRecord:
+    """Librdkafka's message as a record."""
+    return SimpleRecord(
+        message.offset(), message.timestamp()[1], message.key(), message.value(), message.headers() or []
+    )
+
+
 @contextmanager
 def reader(client: Mapping[str, Any]) -> Iterator[Consumer]:
     """A consumer without a group that sees committed records only."""
@@ -59,7 +66,9 @@ def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) 
     return low, high
 
 
-def read(consumer: Consumer, topic: str, partition: int, start: int, end: int | None, *, timeout_s: float) -> Iterator[list[SimpleRecord]]:
+def read(
+    consumer: Consumer, topic: str, partition: int, start: int, end: int | None, *, timeout_s: float
+) -> Iterator[list[SimpleRecord]]:
     """Records with start <= offset < end in batches; end None reads to the last committed record.
 
     Raises ReadError when nothing arrives for ``timeout_s``.
@@ -82,18 +91,21 @@ def read(consumer: Consumer, topic: str, partition: int, start: int, end: int | 
 
 
 def _batch(consumer: Consumer, end: int | None) -> tuple[list[SimpleRecord], bool]:
-    records = []
+    records: list[SimpleRecord] = []
     for message in consumer.consume(BATCH, timeout=0.2):
         error = message.error()
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 return records, True
-            if error.fatal() or not error.retriable() and error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            if error.fatal() or (
+                not error.retriable() and error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)
+            ):
                 raise ReadError(f"{message.topic()}-{message.partition()}: {error.str()}")
             continue
-        if end is not None and message.offset() >= end:
+        record = of_message(message)
+        if end is not None and record.offset >= end:
             return records, True
-        records.append(SimpleRecord(message.offset(), message.timestamp()[1], message.key(), message.value(), message.headers() or []))
+        records.append(record)
     return records, False
 
 

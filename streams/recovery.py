@@ -1,4 +1,4 @@
-"""Getting a partition back, in this order:
+"""Getting a partition back, in this order.
 
 1. *Initialise* the partition's transactional producer: this fences the predecessor and ends its open transaction, so that
    what is committed now stays the last word.
@@ -29,7 +29,9 @@ class StateMismatchError(Exception):
     retriable = False
 
 
-def recover(number: int, *, rules: Rules, client: Mapping[str, Any], writer: Writer) -> tuple[PartitionState, list[str]]:
+def recover(
+    number: int, *, rules: Rules, client: Mapping[str, Any], writer: Writer
+) -> tuple[PartitionState, list[str]]:
     """Partition ``number`` as it was committed last, and warnings in words. Blocking.
 
     Raises FencedError, UnknownOutcomeError or ReadError (try again), StateMismatchError (do not).
@@ -45,7 +47,9 @@ def recover(number: int, *, rules: Rules, client: Mapping[str, Any], writer: Wri
     return state, warnings
 
 
-def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> tuple[PartitionState, dict[str, int], set[tuple[int, int]]]:
+def restore(
+    number: int, records: Mapping[bytes, bytes], rules: Rules
+) -> tuple[PartitionState, dict[str, int], set[tuple[int, int]]]:
     """State, oldest needed offsets and waiting outcomes (offset, row) from the newest records of a partition (by key), without what is pending."""
     checkpoint: dict[str, Any] | None = None
     arms: list[tuple[str, str, dict[str, Any]]] = []
@@ -60,7 +64,7 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> tuple[
             arms.append((policy, arm, decoded))
     state = PartitionState(number, rules=rules, watermark=None if checkpoint is None else checkpoint["watermark"])
     if checkpoint is None:
-        return state, {side: 0 for side in SIDES}, set()
+        return state, dict.fromkeys(SIDES, 0), set()
     for policy, arm, decoded in arms:
         model = rules.models[policy]
         if decoded["model"] != model.name:
@@ -82,7 +86,9 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> tuple[
     return state, checkpoint["oldest"], unpack_places(checkpoint["waiting"])
 
 
-def _rebuild(consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[tuple[int, int]]) -> list[str]:
+def _rebuild(
+    consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[tuple[int, int]]
+) -> list[str]:
     warnings = []
     state.counts["waiting"] = 0
     for side in SIDES:
@@ -99,7 +105,9 @@ def _rebuild(consumer: Any, state: PartitionState, oldest: Mapping[str, int], wa
                 "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s"
             )
         if low > end:
-            warnings.append(f"{topic}-{state.number}: offsets {end} to {low} were deleted by retention before they were read")
+            warnings.append(
+                f"{topic}-{state.number}: offsets {end} to {low} were deleted by retention before they were read"
+            )
         for batch in read(consumer, topic, state.number, max(start, low), end, timeout_s=TIMEOUT_S):
             state.remember(side, batch, waited)
     state.frozen = (state.positions["impressions"], state.positions["clicks"], state.join.watermark)

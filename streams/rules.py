@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.model import make_model
+from policies.model import Model, make_model
 from streams.decode import Decoder
 from streams.join import Window
 from streams.settings import PolicySettings, Settings
@@ -33,6 +33,8 @@ def window(policy: PolicySettings) -> Window:
     )
 
 
-def model(policy: PolicySettings):  # type: ignore[no-untyped-def]
+def model(policy: PolicySettings) -> Model:
     """The policy's model."""
-    return make_model(policy.model, dimension=policy.dimension, half_life_s=policy.half_life_s, delays_s=policy.delays_s)
+    return make_model(
+        policy.model, dimension=policy.dimension, half_life_s=policy.half_life_s, delays_s=policy.delays_s
+    )

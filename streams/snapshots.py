@@ -95,7 +95,8 @@ def _history(settings: Settings, policy: str) -> tuple[dict[int, Head], dict[int
                 if arm is not None:
                     arms[arm] = record.value
                     continue
-                head = heads[(read_head := decode_head(record.value)).version] = read_head
+                head = decode_head(record.value)
+                heads[head.version] = head
                 if arms and set(arms) >= set(head.arms):
                     kept = {arm: decode_arm(value) for arm, value in arms.items() if arm in head.arms}
                     whole = assemble(head, kept)

@@ -141,7 +141,7 @@ class PartitionState:
             if changes.expired is not None:
                 by_offset = by_offset or {record.offset: record for record in records}
                 dead.extend(self._expired(group, changes, by_offset))
-            joined.extend(self._settle("impressions", changes))
+            joined.extend(self._settle(changes))
         for row in dead:
             self._dead.append(("impressions", row))
             if not row.reason.startswith(EXPIRED):
@@ -155,9 +155,9 @@ class PartitionState:
         for row in dead:
             self._dead.append(("clicks", row))
             self.counts["dead"] += row.rows
-        return self._settle("clicks", self.join.add_clicks(clicks))
+        return self._settle(self.join.add_clicks(clicks))
 
-    def _settle(self, side: Side, changes: Changes) -> list[Joined]:
+    def _settle(self, changes: Changes) -> list[Joined]:
         for row in changes.joined:
             if row.learns:
                 gathered = self._gathered.setdefault(row.policy, Gathered())
@@ -167,9 +167,8 @@ class PartitionState:
         return changes.joined
 
     def _expired(self, group: Impressions, changes: Changes, by_offset: Mapping[int, Record]) -> Iterator[Dead]:
-        assert changes.expired is not None
         window = self.rules.windows[group.policy]
-        for i in changes.expired.tolist():
+        for i in () if changes.expired is None else changes.expired.tolist():
             self.impressions["expired"] += 1
             reason = (
                 f"{EXPIRED}: ts {int(group.ts[i])} + window and grace {window.hold_ms} ms is not above the watermark {self.join.watermark} "
@@ -216,7 +215,12 @@ class PartitionState:
             return []
         for policy in list(self._gathered):
             self._flush(policy)
-        messages = [*self._arm_records(), *self._feedback(), *(dead_letter(self.rules.topics[side], self.number, row) for side, row in self._dead), self._checkpoint()]
+        messages = [
+            *self._arm_records(),
+            *self._feedback(),
+            *(dead_letter(self.rules.topics[side], self.number, row) for side, row in self._dead),
+            self._checkpoint(),
+        ]
         self._dirty = {policy: set() for policy in self._dirty}
         self._joined, self._matured, self._dead = [], [], []
         self.frozen = cut
@@ -233,7 +237,9 @@ class PartitionState:
         arms, slots = self.rules.decoder.arms, self.rules.decoder.slots
         for value in encode_joined(self._joined, partition=self.number, arms=arms, slots=slots):
             yield Message("feedback", None, value)
-        for value in encode_matured(self._matured, partition=self.number, arms=arms, slots=slots, share=self.rules.matured_share):
+        for value in encode_matured(
+            self._matured, partition=self.number, arms=arms, slots=slots, share=self.rules.matured_share
+        ):
             yield Message("feedback", None, value)
 
     def _checkpoint(self) -> Message:
@@ -242,12 +248,18 @@ class PartitionState:
             "v": 1,
             "offsets": dict(self.positions),
             "watermark": self.join.watermark,
-            "oldest": {side: self.positions[side] if first is None else first for side, first in zip(SIDES, oldest, strict=True)},
+            "oldest": {
+                side: self.positions[side] if first is None else first
+                for side, first in zip(SIDES, oldest, strict=True)
+            },
             "waiting": pack_places(self.join.waiting_places()),
             "counts": dict(self.counts),
             "impressions": dict(self.impressions),
             "largest_ts": dict(self.largest_ts),
-            "policies": {policy: {"model": model.name, "dimension": model.dimension} for policy, model in self.rules.models.items()},
+            "policies": {
+                policy: {"model": model.name, "dimension": model.dimension}
+                for policy, model in self.rules.models.items()
+            },
         }
         return Message("posteriors", sums_key(None, self.number, None), msgspec.msgpack.encode(value))
 
@@ -281,7 +293,10 @@ def unpack_places(packed: bytes) -> set[tuple[int, int]]:
 
 def select(group: Impressions, rows: Any) -> Impressions:
     """Some rows of a batch."""
-    columns = {name: getattr(group, name)[rows] for name in ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")}
+    columns = {
+        name: getattr(group, name)[rows]
+        for name in ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")
+    }
     return Impressions(policy=group.policy, **columns)
 
 

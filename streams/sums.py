@@ -36,7 +36,9 @@ def read_sums(settings: Settings, policy: str) -> dict[str, Any]:
     Raises SettingsError if the settings have no such policy.
     """
     if policy not in settings.policies:
-        raise SettingsError(f"policy = {policy!r}: not in the settings; known: {', '.join(sorted(settings.policies)) or 'none'}")
+        raise SettingsError(
+            f"policy = {policy!r}: not in the settings; known: {', '.join(sorted(settings.policies)) or 'none'}"
+        )
     states = read_states(settings)
     model = rules(settings).models[policy]
     merged: dict[str, Sums] = {}

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from policies.snapshot import Snapshot
-
     from streams.client import PolicyClient
     from streams.delivery import Delivery
 

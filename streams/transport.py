@@ -27,7 +27,7 @@ from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStat
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as KafkaTP
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP
+from faust.types import TP, ConsumerMessage
 
 from streams.logs import get_logger
 
@@ -56,7 +56,7 @@ class Progress:
     answered_ms: int
 
 
-class BatchSchema(faust.Schema):
+class BatchSchema(faust.Schema):  # type: ignore[type-arg]
     """Marks a topic as batched: the value of a message is a `RecordBatch`, undecoded."""
 
     def compile(self, app: Any, **_: Any) -> Any:
@@ -145,7 +145,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
         with self._lock:
             seeks, self._seeks = self._seeks, {}
             flowing = set(self._flowing)
-        assigned = {(tp.topic, tp.partition) for tp in consumer.assignment()}
+        assigned = set(consumer.assignment())
         for tp, offset in seeks.items():
             if tp in assigned:
                 consumer.seek(KafkaTP(tp.topic, tp.partition), offset)
@@ -292,13 +292,25 @@ class BatchConsumer(driver.Consumer):
     def _batch_message(self, batch: RecordBatch) -> Any:
         tp = TP(batch.topic, batch.partition)
         timestamp_s = 0.0
-        return driver.ConsumerMessage(
-            batch.topic, batch.partition, batch.end - 1, timestamp_s, 0, [], None, batch, None, 0, 0, tp, generation_id=self.app.consumer_generation_id
+        return ConsumerMessage(
+            batch.topic,
+            batch.partition,
+            batch.end - 1,
+            timestamp_s,
+            0,
+            [],
+            None,
+            cast("Any", batch),
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
         )
 
 
 class Transport(driver.Transport):
     """The transport behind ``clickloop://`` addresses."""
 
-    Consumer: ClassVar[type[BatchConsumer]] = BatchConsumer  # type: ignore[misc]
+    Consumer: ClassVar[type[BatchConsumer]] = BatchConsumer
     driver_version = f"clickloop batches over aiokafka={aiokafka.__version__}"

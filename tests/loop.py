@@ -29,7 +29,9 @@ WORKER = "from streams.cli import main; main()"
 class Loop:
     """One prefix on one broker: settings, topics, workers. A context manager that leaves no process behind."""
 
-    def __init__(self, bootstrap: str, prefix: str, folder: Path, config: str, *, partitions: int = 2, **more: Any) -> None:
+    def __init__(
+        self, bootstrap: str, prefix: str, folder: Path, config: str, *, partitions: int = 2, **more: Any
+    ) -> None:
         self.config = folder / "clickloop.toml"
         top = {"bootstrap": bootstrap, "prefix": prefix, "partitions": partitions, "metrics_port": 0} | more
         lines = [f"{key} = {value!r}".replace("'", '"') for key, value in top.items()]
@@ -39,7 +41,9 @@ class Loop:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.starts: collections.Counter[str] = collections.Counter()
         create(self.settings)
-        self.producer = Producer(self.settings.librdkafka() | {"partitioner": "murmur2_random", "linger.ms": 2, "enable.idempotence": True})
+        self.producer = Producer(
+            self.settings.librdkafka() | {"partitioner": "murmur2_random", "linger.ms": 2, "enable.idempotence": True}
+        )
 
     def __enter__(self) -> Loop:
         return self
@@ -50,7 +54,9 @@ class Loop:
 
     # -- workers
 
-    def start(self, name: str, role: str = "learner", *, fail_at: str | None = None, program: Sequence[str] = ("-c", WORKER)) -> None:
+    def start(
+        self, name: str, role: str = "learner", *, fail_at: str | None = None, program: Sequence[str] = ("-c", WORKER)
+    ) -> None:
         """Start a worker process under a static name; its log goes to a file."""
         self.starts[name] += 1
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CLICKLOOP_")}
@@ -59,7 +65,11 @@ class Loop:
             environment["CLICKLOOP_FAIL_AT"] = fail_at
         with self.log_of(name).open("ab") as log:
             self.workers[name] = subprocess.Popen(
-                [sys.executable, *program, "worker", role, "--config", str(self.config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+                [sys.executable, *program, "worker", role, "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
             )
 
     def log_of(self, name: str) -> Path:
@@ -153,7 +163,11 @@ class Loop:
         topic = self.settings.topics.dead_letters
         with reader(self.settings.librdkafka()) as consumer:
             low, high = bounds(consumer, topic, 0, timeout_s=10)
-            return [record for batch in read(consumer, topic, 0, low, None, timeout_s=10) for record in batch] if high > low else []
+            return (
+                [record for batch in read(consumer, topic, 0, low, None, timeout_s=10) for record in batch]
+                if high > low
+                else []
+            )
 
 
 def assert_exact(loop: Loop, truth: dict[str, ArmSums], counted: set[tuple[str, str, str]]) -> None:
@@ -166,7 +180,11 @@ def assert_exact(loop: Loop, truth: dict[str, ArmSums], counted: set[tuple[str, 
         assert got["reward"] == arm.reward, name
         assert np.array_equal(np.array(got["b"]), arm.b), name
         assert np.array_equal(np.array(got["A"]), arm.A), name
-    rows = [row for record in loop.feedback("joined") for row in zip(record["decision_id"], record["slot"], record["outcome_id"], strict=True)]
+    rows = [
+        row
+        for record in loop.feedback("joined")
+        for row in zip(record["decision_id"], record["slot"], record["outcome_id"], strict=True)
+    ]
     assert len(rows) == len(set(rows)), "a joined row is in the feedback topic more than once"
     assert set(rows) == counted
     assert found["counts"]["joined"] == len(counted)
@@ -180,5 +198,9 @@ def assert_conserved(loop: Loop, outcomes: int) -> None:
 
 def assert_matured_once(loop: Loop) -> None:
     """No impression matured twice."""
-    places = [(record["partition"], offset) for record in loop.feedback("matured") for offset in record["impression_offset"].tolist()]
+    places = [
+        (record["partition"], offset)
+        for record in loop.feedback("matured")
+        for offset in record["impression_offset"].tolist()
+    ]
     assert len(places) == len(set(places))

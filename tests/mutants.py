@@ -26,7 +26,9 @@ def offsets_outside() -> Any:
         inside(self, messages[:-1])
         self.passing("checkpoint.offsets")
         plain = Producer({"bootstrap.servers": self.bootstrap})  # type: ignore[attr-defined]
-        plain.produce(self.topics["posteriors"], key=messages[-1].key, value=messages[-1].value, partition=self.partition)
+        plain.produce(
+            self.topics["posteriors"], key=messages[-1].key, value=messages[-1].value, partition=self.partition
+        )
         plain.flush(10)
 
     def remember_bootstrap(init: Callable[..., None]) -> Callable[..., None]:

@@ -66,13 +66,32 @@ def traffic(seed: int, impressions: int, *, start_ms: int, step_ms: float = 5.0,
         context = [rng.randrange(-16, 17) / 16 for _ in range(DIMENSION)]
         arrive(
             ts,
-            Impression(decision_id=name, slot="top", policy=POLICY, snapshot=1, arm=rng.choice(ARMS), propensity=0.25, context=context, ts=ts),
+            Impression(
+                decision_id=name,
+                slot="top",
+                policy=POLICY,
+                snapshot=1,
+                arm=rng.choice(ARMS),
+                propensity=0.25,
+                context=context,
+                ts=ts,
+            ),
         )
         if rng.random() < 0.2:
             for number in range(rng.choice([1, 1, 2])):
                 delay = rng.choice([-2_000, -2_001, -500, 0, 700, 4_000, 11_000, 19_999, 20_000, 24_000])
                 kind = rng.choice(["click", "click", "buy"])
-                arrive(ts + max(0, delay), Outcome(decision_id=name, slot="top", outcome_id=f"o{number}", kind=kind, value=float(rng.randrange(5)), ts=ts + delay))
+                arrive(
+                    ts + max(0, delay),
+                    Outcome(
+                        decision_id=name,
+                        slot="top",
+                        outcome_id=f"o{number}",
+                        kind=kind,
+                        value=float(rng.randrange(5)),
+                        ts=ts + delay,
+                    ),
+                )
         if rng.random() < 0.01:
             arrive(ts, Outcome(decision_id=f"nobody-{i}", slot="top", outcome_id="o0", ts=ts))
     timed.sort(key=lambda pair: pair[0])

@@ -66,7 +66,9 @@ def killed_again_and_again(bootstrap: str, prefix: str, folder: Path, *, kills: 
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_killed_at_random_moments_and_between_the_steps(both_brokers: str, prefix: str, tmp_path: Path, seed: int) -> None:
+def test_killed_at_random_moments_and_between_the_steps(
+    both_brokers: str, prefix: str, tmp_path: Path, seed: int
+) -> None:
     """A few deaths, at random moments and between the steps of a checkpoint, change nothing."""
     killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=seed)
 

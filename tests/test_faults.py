@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.events import Outcome
+from streams.events import Impression, Outcome
 from tests.broker import ApacheKafka
 from tests.loop import Loop, assert_conserved, assert_exact, assert_matured_once
 from tests.oracle import CONFIG, fold, traffic
@@ -19,9 +19,9 @@ SESSION_S = 3.0
 GOES_ON_WITHIN_S = 15.0
 
 
-def compare(loop: Loop, events: list[object]) -> None:
+def compare(loop: Loop, events: list[Impression | Outcome]) -> None:
     """Sums, feedback, conservation and maturity against the oracle."""
-    truth, counted = fold(events)  # type: ignore[arg-type]
+    truth, counted = fold(events)
     assert_exact(loop, truth, counted)
     assert_conserved(loop, sum(isinstance(event, Outcome) for event in events))
     assert_matured_once(loop)
@@ -66,7 +66,9 @@ def test_learners_join_and_leave(shared_apache_kafka: str, prefix: str, tmp_path
         compare(loop, events)
 
 
-def test_a_learner_stopped_past_its_session_harms_nothing(shared_apache_kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_a_learner_stopped_past_its_session_harms_nothing(
+    shared_apache_kafka: str, prefix: str, tmp_path: Path
+) -> None:
     """A worker that sleeps until another has its partitions is fenced when it wakes, and finds its way back."""
     events = traffic(4, 18_000, start_ms=hour_ago_ms()).events
     with Loop(shared_apache_kafka, prefix, tmp_path, CONFIG, partitions=4, session_timeout_s=SESSION_S) as loop:

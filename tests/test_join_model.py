@@ -46,7 +46,13 @@ def make_log(rng: random.Random) -> Log:
         for number in range(rng.choice([0, 0, 1, 2])):
             kind = rng.choice(["click", "click", "buy"])
             delay = rng.choice([-5_000, -2_000, 0, 3_000, 15_000, 19_999, 20_000, 40_000, 70_000])
-            click = (decision if rng.random() < 0.9 else -decision, f"o{number}", kind, float(rng.randint(0, 4)), max(0, row[2] + delay))
+            click = (
+                decision if rng.random() < 0.9 else -decision,
+                f"o{number}",
+                kind,
+                float(rng.randint(0, 4)),
+                max(0, row[2] + delay),
+            )
             log.clicks.append(click)
             if rng.random() < 0.2:
                 log.clicks.append(click)
@@ -58,7 +64,9 @@ def impressions(log: Log, start: int, end: int) -> list[Impressions]:
     """Impressions at offsets [start, end), by policy, each in log order."""
     groups = []
     for policy in ("short", "long"):
-        rows = [(offset, *log.impressions[offset]) for offset in range(start, end) if log.impressions[offset][1] == policy]
+        rows = [
+            (offset, *log.impressions[offset]) for offset in range(start, end) if log.impressions[offset][1] == policy
+        ]
         if rows:
             n = len(rows)
             groups.append(
@@ -98,9 +106,19 @@ def contents(join: Join) -> Any:
     for chunk in join.pending.chunks():
         for position in chunk.staying().tolist():
             seen = [
-                (s.outcome_id, s.ts, s.reward) for s in chunk.seen.get(position, []) if s.reward is not None or join.watermark is None or s.leaves > join.watermark
+                (s.outcome_id, s.ts, s.reward)
+                for s in chunk.seen.get(position, [])
+                if s.reward is not None or join.watermark is None or s.leaves > join.watermark
             ]
-            rows.append((chunk.policy, int(chunk.key[position]), int(chunk.offset[position]), int(chunk.ts[position]), sorted(seen)))
+            rows.append(
+                (
+                    chunk.policy,
+                    int(chunk.key[position]),
+                    int(chunk.offset[position]),
+                    int(chunk.ts[position]),
+                    sorted(seen),
+                )
+            )
             assert join.keys.find(chunk.key[position : position + 1])[0] >= 0
     waiting = sorted((click.key, click.outcome_id, click.offset) for group in join.waiting.values() for click in group)
     assert len(rows) == join.pending.rows == len(join.keys)
@@ -251,7 +269,10 @@ def in_order(log: Log) -> dict[int, float]:
         seen.add((decision, outcome_id))
         if -window.early_ms <= ts - shown < window.window_ms:
             values.setdefault(decision, []).append(window.outcomes[kind] * value)
-    return {decision: (max if WINDOWS[first[decision][0]].aggregate == "max" else sum)(rewards) for decision, rewards in values.items()}
+    return {
+        decision: (max if WINDOWS[first[decision][0]].aggregate == "max" else sum)(rewards)
+        for decision, rewards in values.items()
+    }
 
 
 @pytest.mark.parametrize("block", range(4))

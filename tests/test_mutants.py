@@ -44,7 +44,9 @@ def exact(loop: Loop, events: list[Any]) -> bool:
 
 
 @pytest.mark.parametrize(("name", "right"), [(None, True), ("offsets-outside", False)])
-def test_offsets_commit_with_the_sums(both_brokers: str, prefix: str, tmp_path: Path, name: str | None, right: bool) -> None:
+def test_offsets_commit_with_the_sums(
+    both_brokers: str, prefix: str, tmp_path: Path, name: str | None, right: bool
+) -> None:
     """Dying right after the transaction must not make anything count again."""
     events = traffic(7, 2_000, start_ms=hour_ago_ms()).events
     with Loop(both_brokers, prefix, tmp_path, CONFIG, partitions=1) as loop:
@@ -117,19 +119,35 @@ class Player:
         self.script = Script(loop)
         self.loop = loop
         self.failed: list[BaseException] = []
-        topics = {"posteriors": settings.topics.posteriors, "feedback": settings.topics.feedback, "dead_letters": settings.topics.dead_letters}
+        topics = {
+            "posteriors": settings.topics.posteriors,
+            "feedback": settings.topics.feedback,
+            "dead_letters": settings.topics.dead_letters,
+        }
         working = rules(settings)
 
         def make_writer(number: int) -> Writer:
             identity = f"{settings.learner_group}-{number}"
-            return Writer(settings.librdkafka(), transactional_id=identity, partition=number, topics=topics, timeout_s=10, passing=failpoints(None))
+            return Writer(
+                settings.librdkafka(),
+                transactional_id=identity,
+                partition=number,
+                topics=topics,
+                timeout_s=10,
+                passing=failpoints(None),
+            )
 
         async def fatal(error: BaseException) -> None:
             self.failed.append(error)
 
         monitor = Monitor(Metrics(CollectorRegistry()), topics=working.topics, partitions=settings.partitions)
         self.learner = Learner(
-            working, flow=lambda: self.script, make_writer=make_writer, client=settings.librdkafka(), monitor=monitor, fatal=fatal
+            working,
+            flow=lambda: self.script,
+            make_writer=make_writer,
+            client=settings.librdkafka(),
+            monitor=monitor,
+            fatal=fatal,
         )
 
     async def join(self) -> None:
@@ -169,7 +187,9 @@ def scripted(test: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "right"), [(None, True), ("no-contiguity", False)])
 @scripted
-async def test_a_batch_that_leaves_a_gap_is_refused(both_brokers: str, prefix: str, tmp_path: Path, name: str | None, right: bool) -> None:
+async def test_a_batch_that_leaves_a_gap_is_refused(
+    both_brokers: str, prefix: str, tmp_path: Path, name: str | None, right: bool
+) -> None:
     """When the flow loses a fetch, the learner asks for it again instead of going on behind it."""
     events = traffic(9, 400, start_ms=hour_ago_ms()).events
     with mutant(name), Loop(both_brokers, prefix, tmp_path, CONFIG, partitions=1) as loop:
@@ -182,7 +202,9 @@ async def test_a_batch_that_leaves_a_gap_is_refused(both_brokers: str, prefix: s
         player.give(names.clicks, 0, ends[names.clicks])
         player.give(names.impressions, 0, 50)
         player.script.started.clear()
-        player.give(names.impressions, 120, ends[names.impressions])  # 50 to 119 were fetched and discarded by a rebalance
+        player.give(
+            names.impressions, 120, ends[names.impressions]
+        )  # 50 to 119 were fetched and discarded by a rebalance
         if right:
             await player.until(lambda: player.script.started.get(TP(names.impressions, 0)) == 50)
             player.give(names.impressions, 50, ends[names.impressions])
@@ -192,7 +214,9 @@ async def test_a_batch_that_leaves_a_gap_is_refused(both_brokers: str, prefix: s
 
 @pytest.mark.parametrize(("name", "right"), [(None, True), ("fenced-initialises-again", False)])
 @scripted
-async def test_a_fenced_worker_gives_up(both_brokers: str, prefix: str, tmp_path: Path, name: str | None, right: bool) -> None:
+async def test_a_fenced_worker_gives_up(
+    both_brokers: str, prefix: str, tmp_path: Path, name: str | None, right: bool
+) -> None:
     """Of two workers that both believe to have a partition, the older gives up, and the newer is never fenced by it."""
     events = traffic(10, 400, start_ms=hour_ago_ms()).events
     with mutant(name), Loop(both_brokers, prefix, tmp_path, CONFIG, partitions=1) as loop:
