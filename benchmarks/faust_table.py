@@ -16,11 +16,27 @@ import json
 import logging
 import os
 import tempfile
+import warnings
+from dataclasses import dataclass
 from time import perf_counter, process_time
 from typing import Any
 
 import faust
 import numpy as np
+
+
+@dataclass(slots=True)
+class Counted:
+    """What the agents have done so far, to be timed from outside."""
+
+    events: int = 0
+    joined: int = 0
+    last_s: float = 0.0
+
+    def one(self) -> None:
+        """An event was worked up."""
+        self.events += 1
+        self.last_s = perf_counter()
 
 
 class Impression(faust.Record, serializer="json"):
@@ -47,8 +63,8 @@ class Sums(faust.Record, serializer="pickle"):
     A: Any
 
 
-def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: list[float]) -> faust.App:
-    """The program. `counted` gets the time of every event, so that it can be timed from outside."""
+def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: Counted) -> faust.App:
+    """The program; it adds to `counted`."""
     app = faust.App(
         f"{prefix}faust-table",
         broker=f"kafka://{bootstrap}",
@@ -69,6 +85,7 @@ def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: list[floa
         sums = arms[impression.arm]
         x = np.array(impression.context)
         arms[impression.arm] = Sums(n=sums.n, reward=sums.reward + value, b=sums.b + value * x, A=sums.A)
+        counted.joined += 1
 
     @app.agent(impressions)
     async def show(stream: faust.Stream) -> None:
@@ -80,7 +97,7 @@ def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: list[floa
             click = early.pop(impression.decision_id, None)
             if click is not None:
                 reward(impression, click.value)
-            counted.append(perf_counter())
+            counted.one()
 
     @app.agent(clicks)
     async def click(stream: faust.Stream) -> None:
@@ -90,21 +107,24 @@ def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: list[floa
                 early[event.decision_id] = event
             else:
                 reward(impression, event.value)
-            counted.append(perf_counter())
+            counted.one()
 
     return app
 
 
-async def _run(app: faust.App, counted: list[float], *, seconds: float, most: int) -> dict[str, float]:
+async def _run(app: faust.App, counted: Counted, *, seconds: float, most: int) -> None:
+    """Work, print the figures, and end the process as it stands: nothing is to be saved."""
     await app.start()
-    while not counted:
+    while not counted.events:
         await asyncio.sleep(0.05)
-    start_events, start_s, start_cpu_s = len(counted), perf_counter(), process_time()
-    while len(counted) < most and perf_counter() < start_s + seconds:
+    start_events, start_s, start_cpu_s = counted.events, perf_counter(), process_time()
+    while counted.events < most and perf_counter() < start_s + seconds:
         await asyncio.sleep(0.1)
-    events = len(counted) - start_events
-    last_s = counted[-1] if len(counted) >= most else perf_counter()
-    return {"events": events, "wall_s": last_s - start_s, "cpu_s": process_time() - start_cpu_s}
+    events = counted.events - start_events
+    last_s = counted.last_s if counted.events >= most else perf_counter()
+    used_s = process_time() - start_cpu_s
+    print(json.dumps({"events": events, "wall_s": last_s - start_s, "cpu_s": used_s, "joined": counted.joined}), flush=True)
+    os._exit(0)
 
 
 def main() -> None:
@@ -117,10 +137,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10**9, help="stop after so many")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
-    counted: list[float] = []
+    warnings.simplefilter("ignore")  # of pickle, which is safe where only this program writes
+    counted = Counted()
     app = make_app(given.bootstrap, given.prefix, partitions=given.partitions, counted=counted)
-    print(json.dumps(asyncio.run(_run(app, counted, seconds=given.seconds, most=given.events))), flush=True)
-    os._exit(0)  # nothing is to be saved, and an orderly end would first write its changelog to the last record
+    asyncio.run(_run(app, counted, seconds=given.seconds, most=given.events))
 
 
 if __name__ == "__main__":

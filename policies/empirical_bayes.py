@@ -198,6 +198,7 @@ def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None)
         effective: the arms as they count now; rewards lie in [0, 1].
         start: what to return without data; None is Beta(1, 1).
 
+    >>> from policies.sums import Effective
     >>> arms = {str(i): Effective(n_eff=1000.0, count=1000.0, reward=r, square=r) for i, r in enumerate((10.0, 20.0, 30.0))}
     >>> prior = fit_beta(arms)
     >>> round(prior.a / (prior.a + prior.b), 4)

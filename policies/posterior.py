@@ -51,6 +51,7 @@ def posterior(prior: Prior | BetaPrior, effective: Effective) -> ArmPosterior | 
     """Posterior of one arm.
 
     >>> import numpy as np
+    >>> from policies.sums import Effective
     >>> prior = Prior(mean=np.array([0.0]), tau2=np.array([1.0]), s2=1.0)
     >>> seen = Effective(n_eff=3.0, count=3.0, reward=3.0, square=3.0, b=np.array([3.0]), A=np.array([[3.0]]))
     >>> found = posterior(prior, seen)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 POLICY = "demo"
 TICK_S = 0.005
 LOOK_S = 0.5
-DRAIN_S = 8.0
+DRAIN_S = 6.0
+KNOWN_S = 4.0
 MOST_AT_ONCE = 100
 
 
@@ -86,10 +87,14 @@ class Run:
         self.elapsed_s = time.monotonic() - begun
 
     def _drain(self, client: PolicyClient, checkpoints: Checkpoints) -> None:
-        """Send clicks that come within the next seconds, and wait until a snapshot knows them."""
-        until = time.monotonic() + DRAIN_S
-        while time.monotonic() < until and (self.server.clicks_due or self.server.freshness.unknown()):
-            self.server.send_due(client)
+        """Send the clicks of the next seconds, then wait until a snapshot knows them all."""
+        begun = time.monotonic()
+        while (waited_s := time.monotonic() - begun) < DRAIN_S + KNOWN_S:
+            sending = waited_s < DRAIN_S and self.server.clicks_due > 0
+            if sending:
+                self.server.send_due(client)
+            elif not self.server.freshness.unknown():
+                return
             checkpoints.poll()
             self.loop.check()
             time.sleep(0.05)

@@ -192,7 +192,7 @@ def _consumer(settings: Settings) -> Any:
         isolation_level="read_committed",
         allow_auto_create_topics=False,
         reconnect_backoff_max_ms=1000,
-        bootstrap_timeout_ms=5000,
+        bootstrap_timeout_ms=3000,
         fetch_max_wait_ms=200,
         metrics_enabled=False,
     )

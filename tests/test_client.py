@@ -193,10 +193,9 @@ def test_a_tombstone_of_the_head_removes_the_policy() -> None:
 
 
 def test_the_client_decides_from_the_newest_committed_snapshot(settings: Settings) -> None:
-    """Aborted snapshots are not seen; the law is that of the snapshot; what is logged is what was drawn."""
+    """The law is that of the snapshot, and the arm's propensity is its place in it."""
     first = snapshot(1)
     publish(settings, first)
-    publish(settings, snapshot(2, previous=first), abort=True)
     seen: list[int] = []
     with client_of(settings, on_snapshot=lambda one: seen.append(one.version)) as client:
         client.wait_ready(20, policy="front")
@@ -227,6 +226,24 @@ def test_arms_are_drawn_with_the_propensity_that_is_logged(settings: Settings) -
     frequency = np.bincount(drawn, minlength=len(p)) / n
     assert np.all(np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / n) + 1e-9)
     assert len({decision.decision_id for decision in decisions}) == n
+
+
+def test_a_snapshot_whose_transaction_was_aborted_is_not_seen(shared_apache_kafka: str, prefix: str) -> None:
+    """And the next one of the same producer is.
+
+    Not on noida-db: it names aborted transactions in answers about later offsets too, so that kafka-python takes the
+    producer's next records for aborted.
+    """
+    settings = Settings(bootstrap=shared_apache_kafka, prefix=prefix)
+    topics.create(settings)
+    publish(settings, snapshot(1))
+    publish(settings, snapshot(2), abort=True)
+    seen: list[int] = []
+    with client_of(settings, on_snapshot=lambda one: seen.append(one.version)) as client:
+        client.wait_ready(20)
+        publish(settings, snapshot(3))
+        wait_for(lambda: 3 in seen)
+    assert 2 not in seen
 
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
@@ -305,13 +322,15 @@ def test_a_snapshot_that_is_too_old_is_not_used(settings: Settings) -> None:
 
 def test_missing_topic_and_missing_snapshot_are_told(local_broker: str, prefix: str, settings: Settings) -> None:
     """Waiting ends with the reason."""
-    with client_of(settings) as client, pytest.raises(NoSnapshot, match=r"'front' .* is a publisher running"):
+    with client_of(settings) as client:
         wait_for(lambda: client.healthy)
-        client.wait_ready(0.5, policy="front")
+        with pytest.raises(NoSnapshot, match=r"'front' .* is a publisher running"):
+            client.wait_ready(0.5, policy="front")
     elsewhere = Settings(bootstrap=local_broker, prefix=f"{prefix}none-")
-    with client_of(elsewhere) as client, pytest.raises(NoSnapshot, match="run clickloop topics create"):
+    with client_of(elsewhere) as client:
         wait_for(lambda: "topic" in (client.error or ""))
-        client.wait_ready(0.1)
+        with pytest.raises(NoSnapshot, match="run clickloop topics create"):
+            client.wait_ready(0.1)
 
 
 def test_a_broker_that_goes_and_comes_back_is_found_again(prefix: str) -> None:
