@@ -23,6 +23,7 @@ from typing import Any
 
 import faust
 import numpy as np
+from faust.types import StreamT
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: Counted) 
         counted.joined += 1
 
     @app.agent(impressions)
-    async def show(stream: faust.Stream) -> None:
+    async def show(stream: StreamT[Any]) -> None:
         async for impression in stream:
             shown[impression.decision_id] = impression
             x = np.array(impression.context)
@@ -100,7 +101,7 @@ def make_app(bootstrap: str, prefix: str, *, partitions: int, counted: Counted) 
             counted.one()
 
     @app.agent(clicks)
-    async def click(stream: faust.Stream) -> None:
+    async def click(stream: StreamT[Any]) -> None:
         async for event in stream:
             impression = shown.get(event.decision_id)
             if impression is None:
@@ -123,7 +124,10 @@ async def _run(app: faust.App, counted: Counted, *, seconds: float, most: int) -
     events = counted.events - start_events
     last_s = counted.last_s if counted.events >= most else perf_counter()
     used_s = process_time() - start_cpu_s
-    print(json.dumps({"events": events, "wall_s": last_s - start_s, "cpu_s": used_s, "joined": counted.joined}), flush=True)
+    print(
+        json.dumps({"events": events, "wall_s": last_s - start_s, "cpu_s": used_s, "joined": counted.joined}),
+        flush=True,
+    )
     os._exit(0)
 
 

@@ -137,13 +137,24 @@ def decision_id(row: int) -> str:
     return f"{row * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
-def make(impressions: int, *, end_ms: int, seed: int = 0) -> Workload:
-    """A log of so many impressions whose last click lies before `end_ms`."""
+def make_past(impressions: int, *, end_ms: int) -> Workload:
+    """A log of so many impressions, 1,000 a second, whose last click lies before `end_ms`."""
+    return make(impressions, start_ms=end_ms - LONGEST_DELAY_MS - impressions - 1)
+
+
+def make(
+    impressions: int,
+    *,
+    start_ms: int,
+    per_s: float = IMPRESSIONS_PER_S,
+    mean_delay_ms: int = MEAN_DELAY_MS,
+    seed: int = 0,
+) -> Workload:
+    """A log of so many impressions from a time on, `per_s` a second, with their clicks `mean_delay_ms` later on average."""
     rng = np.random.default_rng(seed)
-    ts = np.arange(impressions, dtype=np.int64) * 1000 // IMPRESSIONS_PER_S
-    ts += end_ms - LONGEST_DELAY_MS - 1 - int(ts[-1])
+    ts = start_ms + (np.arange(impressions) * (1000 / per_s)).astype(np.int64)
     clicked = np.flatnonzero(rng.random(impressions) < CLICK_RATE)
-    delay = np.minimum(rng.exponential(MEAN_DELAY_MS, len(clicked)).astype(np.int64), LONGEST_DELAY_MS)
+    delay = np.minimum(rng.exponential(mean_delay_ms, len(clicked)).astype(np.int64), LONGEST_DELAY_MS)
     click_ts = ts[clicked] + delay
     order = np.argsort(click_ts, kind="stable")
     return Workload(

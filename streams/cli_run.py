@@ -21,8 +21,8 @@ class Role(StrEnum):
 
 def demo(
     seconds: Annotated[float, typer.Option(min=1.0, help="How long the simulated traffic runs.")] = 60.0,
-    arms: Annotated[int, typer.Option(min=2, max=1_000, help="Number of arms to choose from.")] = 10,
-    rate: Annotated[float, typer.Option(min=1.0, help="Decisions per second.")] = 1_000.0,
+    arms: Annotated[int, typer.Option(min=2, max=1_000, help="Number of arms to choose from.")] = 20,
+    rate: Annotated[float, typer.Option(min=1.0, help="Decisions per second.")] = 2_000.0,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the learning curves to this PNG.")] = None,
     config: Config = None,
@@ -84,6 +84,9 @@ def replay(
         float | None, typer.Option(min=0.0, help="Times event time; 0 or unset is as fast as it goes.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to read at most.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Start a local broker, a learner and a fitting policy for this run.")
+    ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad rows out instead of refusing the file.")
     ] = False,
@@ -106,6 +109,7 @@ def replay(
         columns=chosen,
         speed=speed or None,
         limit=limit,
+        local=local,
         skip_bad=skip_bad,
         wait_s=wait_s,
         json=json,

@@ -41,6 +41,7 @@ class Collector:
         self._arms: dict[str, dict[str, dict[int, Any]]] = {}
         self._changed: set[str] = set()
         self._gone: set[str] = set()
+        self._given: dict[str, tuple[int, int]] = {}
 
     def add(self, key: bytes | None, value: bytes | None) -> None:
         """Take one record; a null value removes. Raises ValueError if it is not what the topic should hold."""
@@ -48,6 +49,7 @@ class Collector:
         if arm is None:
             if value is None:
                 self._heads.pop(policy, None)
+                self._given.pop(policy, None)
                 self._gone.add(policy)
                 return
             self._heads[policy] = decode_head(value)
@@ -76,8 +78,9 @@ class Collector:
             except ValueError as error:
                 problems.append(f"policy {policy!r}: {error}")
                 continue
-            if snapshot is not None:
+            if snapshot is not None and self._given.get(policy) != (snapshot.version, snapshot.checksum):
                 ready[policy] = snapshot
+                self._given[policy] = (snapshot.version, snapshot.checksum)
                 self._forget(policy, snapshot)
         self._changed, self._gone = set(), set()
         return ready, problems

@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 BATCH = 5_000
+_NOT_YET_KNOWN = {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}
 
 
 class ReadError(Exception):
@@ -59,10 +60,15 @@ def reader(client: Mapping[str, Any]) -> Iterator[Consumer]:
 
 def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) -> tuple[int, int]:
     """First and next offset of a partition. Raises ReadError if the broker does not say in time."""
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_s)
-    except KafkaException as error:
-        raise ReadError(f"{topic}-{partition}: {error.args[0].str()}") from error
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_s)
+            break
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_YET_KNOWN or time.monotonic() > until:
+                raise ReadError(f"{topic}-{partition}: {error.args[0].str()}") from error
+            time.sleep(0.1)
     return low, high
 
 

@@ -98,7 +98,7 @@ def run_replay(
             alone = settings.model_copy(update={"policies": {policy: rules}})
             settings = stack.enter_context(LocalLoop(alone, own_broker=True, roles=("learner",))).settings
         replayed = _through(settings, log, found, policy=policy, speed=speed or 0.0, wait_s=wait_s, quiet=json)
-    show(replayed, policy=policy, json=json)
+    show(replayed, policy=policy, json=json, kept=not local)
     return replayed
 
 

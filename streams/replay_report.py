@@ -114,8 +114,8 @@ def as_record(replayed: Replayed, *, policy: str) -> dict[str, Any]:
     }
 
 
-def show(replayed: Replayed, *, policy: str, json: bool) -> None:
-    """Print the report: one JSON object, or a few lines and the best arms."""
+def show(replayed: Replayed, *, policy: str, json: bool, kept: bool = True) -> None:
+    """Print the report: one JSON object, or a few lines and the best arms. `kept`: the topics are still there."""
     record = as_record(replayed, policy=policy)
     if json:
         sys.stdout.write(codec.dumps(record) + "\n")
@@ -128,7 +128,8 @@ def show(replayed: Replayed, *, policy: str, json: bool) -> None:
         console.print(f"{sent} in {replayed.seconds:.1f} s; impressions: {_words(replayed.impressions)}")
     console.print(f"outcomes: {_words(replayed.counts)}")
     console.print(_table(replayed.learned, policy))
-    console.print(f"the sums themselves: clickloop policy sums {policy} --json")
+    if kept:
+        console.print(f"the sums themselves: clickloop policy sums {policy} --json")
 
 
 def _words(counts: Mapping[str, int]) -> str:
@@ -143,7 +144,7 @@ def _all_learned(replayed: Replayed) -> bool:
 def _table(found: Learned, policy: str) -> Table:
     table = Table(title=f"what policy {policy} learned: {len(found.arms)} arms, the best first", title_justify="left")
     table.add_column("arm")
-    for name in ("impressions", "reward", "reward each", "posterior in the mean context"):
+    for name in ("impressions", "reward", "reward each", "in the mean context"):
         table.add_column(name, justify="right")
     for name, arm in list(found.arms.items())[:SHOWN_ARMS]:
         table.add_row(

@@ -7,7 +7,7 @@ retention would lose sums, so the cleanup policies are checked too. Record times
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ SIDE_RETENTION_S = 7 * 86_400.0
 """Seconds that feedback, the history of snapshots and dead letters are kept when created here."""
 
 
+LARGE = 8 * 1024 * 1024
+"""Bytes that a record may take where it must never be refused: an event as large as its topic allows plus the reason, and a
+checkpoint that names very many waiting outcomes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicSpec:
     """What one topic must be like: its partitions, and how it is created."""
@@ -24,6 +29,7 @@ class TopicSpec:
     name: str
     partitions: int
     cleanup: Literal["delete", "compact"]
+    max_message_bytes: int | None = None
     retention_s: float | None = None
     least_retention_s: float = 0.0
 
@@ -33,6 +39,8 @@ class TopicSpec:
         configs: dict[str, str] = {"cleanup.policy": self.cleanup}
         if self.retention_s is not None:
             configs["retention.ms"] = str(int(self.retention_s * 1000))
+        if self.max_message_bytes is not None:
+            configs["max.message.bytes"] = str(self.max_message_bytes)
         if self.cleanup == "compact":
             configs["min.cleanable.dirty.ratio"] = "0.1"  # what is compacted here is read whole at every start
         return configs
@@ -55,11 +63,11 @@ def specs(settings: Settings) -> tuple[TopicSpec, ...]:
     return (
         taken_in(names.impressions),
         taken_in(names.clicks),
-        compact(names.posteriors, partitions),
+        replace(compact(names.posteriors, partitions), max_message_bytes=LARGE),
         compact(names.policies, 1),
         side(names.history, 1),
         side(names.feedback, partitions),
-        side(names.dead_letters, 1),
+        replace(side(names.dead_letters, 1), max_message_bytes=LARGE),
         TopicSpec(name=leader_topic(settings), cleanup="delete", partitions=1),
     )
 

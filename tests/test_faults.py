@@ -92,7 +92,7 @@ def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: s
     with Loop(apache_kafka.bootstrap, prefix, tmp_path, CONFIG, partitions=4) as loop:
         loop.start("one")
         load = Load(loop, events, seconds=14)
-        time.sleep(5)
+        wait_progress(loop, 60)
         apache_kafka.kill()
         time.sleep(1)
         apache_kafka.start()
@@ -109,7 +109,7 @@ def test_the_broker_is_paused(apache_kafka: ApacheKafka, prefix: str, tmp_path: 
     with Loop(apache_kafka.bootstrap, prefix, tmp_path, CONFIG, partitions=4) as loop:
         loop.start("one")
         load = Load(loop, events, seconds=16)
-        time.sleep(5)
+        wait_progress(loop, 60)
         apache_kafka.pause()
         time.sleep(10)
         apache_kafka.resume()

@@ -402,6 +402,18 @@ def test_learned_sums_are_those_of_a_plain_fold_bit_for_bit(
         assert replayed.learned.arms[arm].impressions == n
 
 
+def test_local_replay_needs_no_broker_no_learner_and_no_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The policy is made for the mapped context."""
+    path = tmp_path / "log.csv"
+    path.write_text(obd_like(200))
+    run_replay(Settings(), path, policy="new", columns=OBD_MAP, local=True)
+    shown = capsys.readouterr().out
+    assert "sent 200 impressions" in shown
+    assert "what policy new learned: 5 arms" in shown
+
+
 def test_without_a_learner_waiting_ends_and_says_what_to_start(local_broker: str, prefix: str, tmp_path: Path) -> None:
     """What was sent is not lost, and the text says who is missing."""
     path = tmp_path / "log.jsonl"
