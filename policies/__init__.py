@@ -1,6 +1,6 @@
 """Contextual bandit policies as plain functions on arrays: sums, posteriors, explorers, snapshots. No Kafka.
 
-From rows to a decision: `Batch` -> `Model.update` -> sums -> `Model.at` -> `empirical_bayes.fit` and `snapshot.build` ->
+From rows to a decision: `Batch` -> `Model.update` -> sums -> `Model.at` -> `empirical_bayes.fit`, `snapshot.build` ->
 `decide.decide`.
 """
 

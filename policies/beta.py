@@ -51,7 +51,8 @@ class BetaModel:
     >>> from policies.batch import Batch
     >>> empty = np.zeros((0, 0))
     >>> two_shown = Batch(arms=("a",), arm=np.array([0, 0]), x=np.zeros((2, 0)), ts=np.array([1, 2]),
-    ...     reward_arm=np.array([0]), reward_x=np.zeros((1, 0)), reward_ts=np.array([1]), reward=np.ones(1), square=np.ones(1))
+    ...     reward_arm=np.array([0]), reward_x=np.zeros((1, 0)), reward_ts=np.array([1]),
+    ...     reward=np.ones(1), square=np.ones(1))
     >>> model = BetaModel()
     >>> sums = model.update({}, two_shown)
     >>> model.at(sums["a"], now_ms=10).n_eff, sums["a"].reward

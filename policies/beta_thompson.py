@@ -2,9 +2,9 @@
 
 p_a = int f_a(u) prod_{b != a} F_b(u) du over [0, 1] with Beta densities f and distribution functions F (the regularised
 incomplete beta function), integrated over t = log(u/(1 - u)): there f(u) du = u^a (1 - u)^b / B(a, b) dt has no
-singularity, whatever a and b are, and falls off at least as fast as exp(-a |t|) and exp(-b t). Mean and variance of t are
-psi(a) - psi(b) and psi'(a) + psi'(b); breakpoints lie at multiples of that standard deviation, out to 25 for the
-exponential tails.
+singularity, whatever a and b are. The standard deviation of t is sqrt(psi'(a) + psi'(b)), its mean psi(a) - psi(b).
+Intervals for the 4-point Gauss-Legendre rule are steps of the narrowest arm's sd where these are few, else they lie
+between multiples of each arm's sd around its mean.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import betaincinv, betaln, digamma, polygamma
-from scipy.stats import beta as beta_law
+from scipy.special import betainc, betaincc, betaincinv, betaln, digamma, expit, logit, polygamma
 
 from policies.thompson import NEGLIGIBLE, breakpoints, gauss_legendre
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
 
-_TAIL = np.array([1.0, 2.0, 3.0, 4.5, 6.0, 9.0, 12.0, 18.0, 25.0])
-_OFFSETS = np.concatenate([-_TAIL[::-1], [0.0], _TAIL])
+MISSED = 1e-11
+"""Chance of a draw outside the range that is integrated, on either side."""
+
+FEW, WIDEST = 64, 2.0
+"""Number of equal steps that is always thought few, and the longest step: log(1 + e^t) bends within about 2."""
+
+_OFFSETS = np.array([-25.0, -15.0, -9.0, -6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0, 15.0, 25.0])
+LEAST = 1e-300
+"""Draws nearer to 0 or 1 are not looked for."""
 
 
 def beta_moments(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -58,18 +64,26 @@ def raw_thompson_beta(a: FloatArray, b: FloatArray) -> FloatArray:
     p = np.zeros(len(a))
     rival = int((a / (a + b)).argmax())
     least = betaincinv(a[rival], b[rival], 3e-7)  # an arm that hardly ever exceeds this can hardly win
-    kept = np.flatnonzero(beta_law.sf(least, a, b) >= 3e-7)
+    kept = np.flatnonzero(betaincc(a, b, least) >= 3e-7)
     if len(kept) == 1:
         p[kept] = 1.0
         return p
     a, b = a[kept], b[kept]
-    center, width = digamma(a) - digamma(b), np.sqrt(polygamma(1, a) + polygamma(1, b))
-    points = center[:, None] + width[:, None] * _OFFSETS
-    t, weights = gauss_legendre(breakpoints(points.ravel(), float(points[:, 0].max()), float(points[:, -1].max())))
-    log_u, log_v = -np.logaddexp(0.0, -t), -np.logaddexp(0.0, t)
-    log_below = beta_law.logcdf(np.exp(log_u), a[:, None], b[:, None])
-    log_density = a[:, None] * log_u + b[:, None] * log_v - betaln(a, b)[:, None]
-    with np.errstate(invalid="ignore"):  # -inf - -inf where no draw reaches: the integrand is zero there
-        log_rivals = np.nan_to_num(log_below.sum(axis=0) - log_below, nan=-np.inf)
-    p[kept] = np.exp(log_density + log_rivals) @ weights
+    t, weights = gauss_legendre(_edges(a, b))
+    a, b = a[:, None], b[:, None]
+    log_below = np.log(np.maximum(betainc(a, b, expit(t)), MISSED))
+    log_density = -a * np.logaddexp(0.0, -t) - b * np.logaddexp(0.0, t) - betaln(a, b)
+    p[kept] = np.exp(log_density - log_below + log_below.sum(axis=0)) @ weights
     return p
+
+
+def _edges(a: FloatArray, b: FloatArray) -> FloatArray:
+    lo = float(logit(np.maximum(betaincinv(a, b, MISSED), LEAST)).max())
+    hi = -float(
+        logit(np.maximum(betaincinv(b, a, MISSED), LEAST)).min()
+    )  # 1 - u ~ Beta(b, a): exact where u rounds to 1
+    center, width = digamma(a) - digamma(b), np.sqrt(polygamma(1, a) + polygamma(1, b))
+    steps = (hi - lo) / min(float(width.min()), WIDEST)
+    if steps < max(len(a) * len(_OFFSETS), FEW):
+        return np.linspace(lo, hi, max(int(np.ceil(steps)), 1) + 1)
+    return breakpoints((center[:, None] + width[:, None] * _OFFSETS).ravel(), lo, hi)

@@ -49,7 +49,8 @@ def decide(
     Args:
         snapshot: the policy.
         context: (d,) in the units that were learned from; the model "beta" ignores it.
-        candidates: arms to choose from, each once; None is all that the snapshot has. An unknown arm is scored by the prior.
+        candidates: arms to choose from, each once; None is all that the snapshot has. An unknown arm is scored
+            by the prior.
         rng: advanced by one draw.
 
     Raises:
@@ -60,8 +61,8 @@ def decide(
     >>> from policies.prior import BetaPrior
     >>> from policies.snapshot import build
     >>> model = make_model("beta", dimension=0)
-    >>> front = build("front", model=model, sums={"a": model.zero()}, prior=BetaPrior(a=1.0, b=9.0), version=1, previous=None,
-    ...     time_ms=0, now_ms=0)
+    >>> front = build("front", model=model, sums={"a": model.zero()}, prior=BetaPrior(a=1.0, b=9.0), version=1,
+    ...     previous=None, time_ms=0, now_ms=0)
     >>> decision = decide(front, [], ("a", "new"), rng=np.random.default_rng(1))
     >>> decision.arm, round(decision.propensity, 6), decision.snapshot
     ('new', 0.5, 1)

@@ -1,7 +1,7 @@
 """Empirical Bayes: prior and noise estimated from all arms together, so that a posterior's width can be believed.
 
-Linear: theta_a ~ N(mu0, T) with diagonal T and noise s2, by three rounds of expectation-maximisation (Morris 1983 is the
-idea; the formulas are below, a round in each function's order). Beta: method of moments over arms (Kleinman 1973).
+Linear: theta_a ~ N(mu0, T) with diagonal T and noise s2, by three rounds of expectation-maximisation (the
+idea is Morris 1983, the formulas are below). Beta: method of moments over arms (Kleinman 1973).
 Both shrink to a start on the scale of the observed rate pbar, with the weight of nu = 4 arms: a wide start misleads for
 a long time. Given an earlier prior as `start`, rounds go on from it, and what the data do not tell stays as it was.
 """
@@ -156,7 +156,7 @@ def _round(arms: list[Effective], prior: Prior, pull: FloatArray, scale: Scale, 
 
 
 def _pooled(E: FloatArray, scale: Scale, intercept: int | None) -> FloatArray:
-    """(d,) variances from (K, d) expected squares: one for the intercept, one for all others, each shrunk to its start."""
+    """(d,) variances from (K, d) expected squares: the intercept's and one for all others, shrunk to their starts."""
     target = _spread(scale, E.shape[1], intercept)
     slopes = np.ones(E.shape[1], np.bool_)
     if intercept is not None:
@@ -199,7 +199,10 @@ def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None)
         start: what to return without data; None is Beta(1, 1).
 
     >>> from policies.sums import Effective
-    >>> arms = {str(i): Effective(n_eff=1000.0, count=1000.0, reward=r, square=r) for i, r in enumerate((10.0, 20.0, 30.0))}
+    >>> from policies.sums import Effective
+    >>> def arm(reward):
+    ...     return Effective(n_eff=1000.0, count=1000.0, reward=reward, square=reward)
+    >>> arms = {"a": arm(10.0), "b": arm(20.0), "c": arm(30.0)}
     >>> prior = fit_beta(arms)
     >>> round(prior.a / (prior.a + prior.b), 4)
     0.02

@@ -1,6 +1,6 @@
 """Explorers as probability vectors: the chance of every arm, computed first, so that the arm can be drawn from it.
 
-What is logged is then exact by construction, and an error of the quadrature only perturbs the policy (science: explorers).
+What is logged is then exact by construction; an error of the quadrature only perturbs the policy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def probabilities(
     """(K,) probability of each arm; not negative, sums to one.
 
     "thompson": p_a = P(a is the largest of independent N(mean, (alpha sd)^2)), by quadrature. "ucb": the arms with the
-    largest mean + alpha sd, in equal parts. "epsilon-greedy": the arms with the largest mean, in equal parts. Over each of
-    them the floor (1 - epsilon) p + epsilon/K.
+    largest mean + alpha sd, in equal parts. "epsilon-greedy": the arms with the largest mean, in equal parts. Over any
+    of them the floor (1 - epsilon) p + epsilon/K.
 
     Args:
         mean: (K,) expected reward of each arm, in the reward's unit.

@@ -62,7 +62,8 @@ class LinearModel:
     >>> import numpy as np
     >>> from policies.batch import Batch
     >>> rows = Batch(arms=("a",), arm=np.array([0, 0]), x=np.array([[1.0, 2.0], [1.0, -1.0]]), ts=np.array([1, 2]),
-    ...     reward_arm=np.array([0]), reward_x=np.array([[1.0, 2.0]]), reward_ts=np.array([1]), reward=np.ones(1), square=np.ones(1))
+    ...     reward_arm=np.array([0]), reward_x=np.array([[1.0, 2.0]]), reward_ts=np.array([1]),
+    ...     reward=np.ones(1), square=np.ones(1))
     >>> model = LinearModel(dimension=2)
     >>> read = model.at(model.update({}, rows)["a"], now_ms=10)
     >>> read.A.tolist(), read.b.tolist(), read.n_eff
@@ -113,9 +114,7 @@ class LinearModel:
         """
         for name, x in (("x", batch.x), ("reward_x", batch.reward_x)):
             if x.ndim != 2 or x.shape[1] != self.dimension:
-                raise ValueError(
-                    f"{name} has shape {x.shape}; the model needs contexts of length {self.dimension}, (n, {self.dimension})"
-                )
+                raise ValueError(f"{name} has shape {x.shape}; the model needs (n, {self.dimension})")
         touched = Touched(sums, batch, zero=self.zero())
         if not touched.names:
             return dict(sums)

@@ -1,8 +1,8 @@
 """From prior and sums to what a decision needs: a mean, and a factor that gives the width for any context.
 
 Linear: Lambda = diag(1/tau2) + A_eff/s2 and h = mu0/tau2 + b/s2; mean m = Lambda^-1 h, covariance V = Lambda^-1. With
-Lambda = L L^T the factor is W = L^-1, lower triangular, and x^T V x = ||W x||^2. Beta: a = a0 + r, b = b0 + max(n_eff - r, 0).
-Factorised once by the publisher, not by every reader.
+Lambda = L L^T the factor is W = L^-1, lower triangular, and x^T V x = ||W x||^2. Beta: a = a0 + r and
+b = b0 + max(n_eff - r, 0). Factorised once by the publisher, not by every reader.
 """
 
 from __future__ import annotations

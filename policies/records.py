@@ -12,8 +12,8 @@ A record is a MessagePack map. Version 1 has, for every model::
     n, count, reward, square   floats, see policies/sums.py
     pending      list of maps: landmark_ms, n (and A for linear), one for each delay
 
-Matrices are the upper triangle row by row, arrays little-endian float64 bytes. Unknown keys are ignored, so fields can be
-added within a version; a reader refuses a larger version, because it cannot know what changed.
+Matrices are the upper triangle row by row, arrays little-endian float64 bytes. Unknown keys are ignored, so fields can
+be added within a version; a reader refuses a larger version, because it cannot know what changed.
 """
 
 from __future__ import annotations

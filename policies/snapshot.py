@@ -1,7 +1,7 @@
 """Snapshots: everything a decision needs, immutable, published as a head record and one record for each arm.
 
-What a reader needs is here as values; their bytes are in policies/snapshot_records.py. An arm's record carries the version
-of the snapshot that it was written with; arms whose numbers did not change keep it, so only changed arms are written.
+What a reader needs is here as values; their bytes are in policies/snapshot_records.py. An arm's record carries the
+version of the snapshot that it was written with; arms whose numbers did not change keep it, so only changed arms are written.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def build(
     clicks_ts: int | None = None,
     changed: Collection[str] | None = None,
 ) -> Snapshot:
-    """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep their record and version.
+    """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
     Args:
         policy: its name.
@@ -149,8 +149,8 @@ def build(
         now_ms: event time at which the sums are read.
         explorer, alpha, epsilon: how arms are chosen.
         reasons, encoder, watermark_ms, offsets, clicks_ts: see `Snapshot`.
-        changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and the
-            prior is the same. None computes all, which forgetting and pending rows need now and then.
+        changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
+            the prior is the same. None computes all, which forgetting and pending rows need now and then.
 
     Raises:
         ValueError: explorer, rates, prior or version do not fit.

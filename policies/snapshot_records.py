@@ -16,10 +16,10 @@ Arm::
     mean, factor  bytes <f4: d numbers, and the lower triangle of W row by row, d (d + 1)/2 numbers (linear)
     a, b          floats (beta)
 
-The checksum is the CRC-32 of the MessagePack array ``[head, arms]``: head is the array of the head's values above in that
-order without v, arms and checksum, maps as arrays of pairs sorted by key; arms is an array of ``[arm, version, CRC-32]``
-sorted by arm, where an arm's CRC-32 is over the array of its values from version on. It names the fields of version 1, so
-that a reader which does not know a field added later still agrees.
+The checksum is the CRC-32 of the MessagePack array ``[head, arms]``: head is the array of the head's values above in
+that order without v, arms and checksum, maps as arrays of pairs sorted by key; arms is an array of
+``[arm, version, CRC-32]`` sorted by arm, where an arm's CRC-32 is over the array of its values from version on. Only
+fields of version 1 enter, so that a reader which does not know a field added later still agrees.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class LinearStack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetaStack:
-    """Beta arms: `row` numbers their names, a and b are (K + 1,). `laws` keeps what was computed for some candidates."""
+    """Beta arms: `row` numbers their names, a and b are (K + 1,). `laws` keeps what was computed."""
 
     row: dict[str, int]
     a: FloatArray

@@ -4,7 +4,7 @@ Independent arms with densities f_a and distribution functions F_a::
 
     p_a = int f_a(u) prod_{b != a} F_b(u) du
 
-by composite Gauss-Legendre with 4 points an interval, on logarithms. Intervals are equal steps of 1.25 times the narrowest
+by composite Gauss-Legendre with 4 points an interval, on logarithms. Intervals are equal steps of 1.25 of the narrowest
 arm's sd where these are few, which they are unless widths differ much; else they lie between mu_a + {0, +-1, +-2, +-3,
 +-4.5, +-6} s_a. (Between {+-1, +-3, +-6} alone the error is 1% of p with 50 arms that are nearly alike: the product of
 their distribution functions is steeper than each.) An arm that is the largest with a chance below 1e-6 gets zero.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -535,6 +535,8 @@ def _matrix(contexts: list[Any], dimension: int) -> npt.NDArray[np.floating[Any]
         return np.zeros((n, 0), np.float32)
     if isinstance(contexts[0], bytes) and set(map(type, contexts)) == {bytes}:
         return np.frombuffer(b"".join(contexts), "<f4").reshape(n, dimension)
+    if set(map(type, contexts)) == {list}:
+        return np.fromiter(chain.from_iterable(contexts), np.float64, n * dimension).reshape(n, dimension)
     rows = np.empty((n, dimension))
     for i, context in enumerate(contexts):
         rows[i] = np.frombuffer(context, "<f4") if isinstance(context, bytes) else context

@@ -106,6 +106,8 @@ class Join:
         self.keys = KeyTable()
         self.waiting: dict[int, list[Click]] = {}
         self.counts = dict.fromkeys(CLICK_COUNTS, 0)
+        self._places: list[tuple[int, int]] | None = []  # what `waiting_places` returns, None if it has to be made anew
+        self._first_leaves: int | None = None  # a lower bound of the time at which the first waiting outcome leaves
         self._hold = {policy: window.hold_ms for policy, window in windows.items()}
         self._bucket = {policy: window.bucket_ms for policy, window in windows.items()}
         self.wait_ms = max((w.early_ms for w in windows.values()), default=0) + max(self._hold.values(), default=0)
@@ -131,8 +133,10 @@ class Join:
         numbers = self.pending.append(batch, changes.fresh, bucket)
         self.keys.assign(place[fresh], numbers)
         if self.waiting:
-            for i, key in enumerate(keys[fresh].tolist()):
-                for click in self.waiting.pop(key, ()):
+            waiting = self.waiting
+            for i, key in [(i, key) for i, key in enumerate(keys[fresh].tolist()) if key in waiting]:
+                self._places = None
+                for click in waiting.pop(key):
                     self.counts["waiting"] -= 1
                     self._match(click, int(numbers[i]), changes, counted=counted)
         return changes
@@ -166,10 +170,15 @@ class Join:
     def _wait(self, click: Click) -> None:
         self.waiting.setdefault(click.key, []).append(click)
         self.counts["waiting"] += 1
+        self._places = None
+        leaves = self._leaves(click)
+        self._first_leaves = leaves if self._first_leaves is None else min(self._first_leaves, leaves)
 
     def waiting_places(self) -> list[tuple[int, int]]:
         """(offset, row) of every outcome that waits, in order: what a checkpoint stores and a rebuild is given."""
-        return sorted((click.offset, click.row) for clicks in self.waiting.values() for click in clicks)
+        if self._places is None:
+            self._places = sorted((click.offset, click.row) for clicks in self.waiting.values() for click in clicks)
+        return self._places
 
     def advance(self, watermark: int) -> list[Matured]:
         """Move the watermark (never back) and let go of what leaves. Returns the matured impressions."""
@@ -180,6 +189,12 @@ class Join:
         for chunk, rows in self.pending.leave(watermark, hold_ms=self._hold, bucket_ms=self._bucket):
             self.keys.remove(chunk.key[rows])
             matured.append(self._mature(chunk, rows))
+        if self._first_leaves is not None and watermark >= self._first_leaves:
+            self._let_waiting_go(watermark)
+        return matured
+
+    def _let_waiting_go(self, watermark: int) -> None:
+        self._places = None
         for key, clicks in list(self.waiting.items()):
             staying = [click for click in clicks if self._leaves(click) > watermark]
             if len(staying) < len(clicks):
@@ -189,7 +204,8 @@ class Join:
                     self.waiting[key] = staying
                 else:
                     del self.waiting[key]
-        return matured
+        remaining = (self._leaves(click) for clicks in self.waiting.values() for click in clicks)
+        self._first_leaves = min(remaining, default=None)
 
     def oldest(self) -> tuple[int | None, int | None]:
         """The smallest impression and outcome offsets that something pending still needs; None where nothing does."""
@@ -200,7 +216,7 @@ class Join:
                 impressions.append(int(chunk.offset[staying[0]]))
             if chunk.oldest_click is not None:
                 clicks.append(chunk.oldest_click)
-        clicks.extend(click.offset for waiting in self.waiting.values() for click in waiting)
+        clicks.extend(offset for offset, _ in self.waiting_places()[:1])
         return min(impressions, default=None), min(clicks, default=None)
 
     @property

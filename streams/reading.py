@@ -49,6 +49,7 @@ def reader(client: Mapping[str, Any]) -> Iterator[Consumer]:
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 50,
+            "queued.max.messages.kbytes": 16_384,
             "log_level": 3,
         }
     )
