@@ -25,9 +25,10 @@ MISSED = 1e-11
 FEW, WIDEST = 64, 2.0
 """Number of equal steps that is always thought few, and the longest step: log(1 + e^t) bends within about 2."""
 
-_OFFSETS = np.array([-25.0, -15.0, -9.0, -6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0, 15.0, 25.0])
 LEAST = 1e-300
 """Draws nearer to 0 or 1 are not looked for."""
+
+_OFFSETS = np.array([-25.0, -15.0, -9.0, -6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0, 15.0, 25.0])
 
 
 def beta_moments(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -79,9 +80,8 @@ def raw_thompson_beta(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def _edges(a: FloatArray, b: FloatArray) -> FloatArray:
     lo = float(logit(np.maximum(betaincinv(a, b, MISSED), LEAST)).max())
-    hi = -float(
-        logit(np.maximum(betaincinv(b, a, MISSED), LEAST)).min()
-    )  # 1 - u ~ Beta(b, a): exact where u rounds to 1
+    # 1 - u ~ Beta(b, a), and its quantile is exact where u itself would round to 1
+    hi = -float(logit(np.maximum(betaincinv(b, a, MISSED), LEAST)).min())
     center, width = digamma(a) - digamma(b), np.sqrt(polygamma(1, a) + polygamma(1, b))
     steps = (hi - lo) / min(float(width.min()), WIDEST)
     if steps < max(len(a) * len(_OFFSETS), FEW):

@@ -1,7 +1,7 @@
 """Empirical Bayes: prior and noise estimated from all arms together, so that a posterior's width can be believed.
 
-Linear: theta_a ~ N(mu0, T) with diagonal T and noise s2, by three rounds of expectation-maximisation (the
-idea is Morris 1983, the formulas are below). Beta: method of moments over arms (Kleinman 1973).
+Linear: theta_a ~ N(mu0, T) with diagonal T and noise s2, by three rounds of expectation-maximisation (Morris
+1983; the formulas are at `fit_linear`). Beta: method of moments over arms (Kleinman 1973).
 Both shrink to a start on the scale of the observed rate pbar, with the weight of nu = 4 arms: a wide start misleads for
 a long time. Given an earlier prior as `start`, rounds go on from it, and what the data do not tell stays as it was.
 """
@@ -82,7 +82,7 @@ def fit_linear(
         s2    = (sum [c_a - 2 m_a'b_a + m_a'A_a m_a + tr(A_a V_a)] + 50 var) / (sum n_a + 50)
 
     var is pbar (1 - pbar), or c/n - (r/n)^2 for rewards that are not 0/1. Arms that were never shown tell nothing and
-    are left out.
+    are left out, and so are sums that are not finite.
 
     Args:
         effective: the arms as they count now, each with b (d,) and A (d, d).
@@ -100,7 +100,7 @@ def fit_linear(
         raise ValueError(
             f"start has {len(start.mean)} components, the contexts have {dimension}; start from None instead"
         )
-    arms = [arm for arm in effective.values() if arm.n_eff > 0.0]
+    arms = _telling(effective)
     scale = _scale(arms)
     begin = _start(scale, dimension, intercept) if start is None else start
     if not arms:
@@ -120,7 +120,19 @@ def start_linear(effective: Mapping[str, Effective], *, dimension: int, intercep
     >>> prior.mean.tolist(), prior.tau2.round(4).tolist(), prior.s2
     ([0.5, 0.0], [0.0625, 0.0225], 0.25)
     """
-    return _start(_scale([arm for arm in effective.values() if arm.n_eff > 0.0]), dimension, intercept)
+    return _start(_scale(_telling(effective)), dimension, intercept)
+
+
+def _telling(effective: Mapping[str, Effective]) -> list[Effective]:
+    """Arms that tell something: shown, and with sums that can be used."""
+    return [
+        arm
+        for arm in effective.values()
+        if 0.0 < arm.n_eff < np.inf
+        and np.isfinite((arm.reward, arm.square)).all()
+        and np.isfinite(arm.b).all()
+        and np.isfinite(arm.A).all()
+    ]
 
 
 def _start(scale: Scale, dimension: int, intercept: int | None) -> Prior:
@@ -199,7 +211,6 @@ def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None)
         start: what to return without data; None is Beta(1, 1).
 
     >>> from policies.sums import Effective
-    >>> from policies.sums import Effective
     >>> def arm(reward):
     ...     return Effective(n_eff=1000.0, count=1000.0, reward=reward, square=reward)
     >>> arms = {"a": arm(10.0), "b": arm(20.0), "c": arm(30.0)}
@@ -207,7 +218,7 @@ def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None)
     >>> round(prior.a / (prior.a + prior.b), 4)
     0.02
     """
-    arms = [arm for arm in effective.values() if arm.n_eff > 0.0]
+    arms = _telling(effective)
     if not arms:
         return BetaPrior(a=1.0, b=1.0) if start is None else start
     reward = np.array([max(arm.reward, 0.0) for arm in arms])

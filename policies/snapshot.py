@@ -1,7 +1,8 @@
 """Snapshots: everything a decision needs, immutable, published as a head record and one record for each arm.
 
 What a reader needs is here as values; their bytes are in policies/snapshot_records.py. An arm's record carries the
-version of the snapshot that it was written with; arms whose numbers did not change keep it, so only changed arms are written.
+version of the snapshot that it was written with; arms whose numbers did not change keep it, so only changed arms are
+written.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 
 from streams import feedback
 from streams.events import Impression, Outcome, encode
-from streams.reading import bounds, partition_count, read, reader
+from streams.reading import ReadError, bounds, partition_count, read, reader
 from streams.settings import Settings, load
 from streams.sums import read_states, read_sums
 from streams.topics import create
@@ -135,7 +135,10 @@ class Loop:
         """Wait until every produced event is in a committed checkpoint. Returns the seconds waited."""
         started = time.monotonic()
         while True:
-            missing = self.behind()
+            try:
+                missing = self.behind()
+            except ReadError:
+                missing = -1
             if missing == 0:
                 return time.monotonic() - started
             if time.monotonic() - started > timeout_s:
