@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from benchmarks.figures import Moment, Speed, memory_mb, metrics
 from benchmarks.filling import Filled
@@ -79,7 +79,11 @@ def _watch(learner: WorkerProcess, filled: Filled, settings: Settings) -> Iterat
     with closing(Consumer({**settings.librdkafka(), "group.id": settings.learner_group, "log_level": 2})) as group:
         while seen < wanted:
             learner.check()
-            found = group.committed([TopicPartition(*place) for place in places], timeout=10)
+            try:
+                found = group.committed([TopicPartition(*place) for place in places], timeout=10)
+            except KafkaException:  # a young broker has no coordinator yet
+                time.sleep(0.2)
+                continue
             moment = Moment.now(learner.pid)
             events = filled.events({places[tp.topic, tp.partition]: max(tp.offset, 0) for tp in found})
             if events > seen:
