@@ -87,7 +87,7 @@ def linear_posterior(prior: Prior, effective: Effective) -> ArmPosterior:
         )
     precision = effective.A / prior.s2 + np.diag(1.0 / prior.tau2)
     h = effective.b / prior.s2 + prior.mean / prior.tau2
-    factor = _inverse_factor(precision)
+    factor = _inverse_factor(precision) if np.isfinite(h).all() else None
     if factor is not None:
         mean = factor.T @ (factor @ h)
         if np.isfinite(mean).all():

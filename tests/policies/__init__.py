@@ -1,0 +1,1 @@
+"""Tests of `policies`: one flat file for each module, named after it."""

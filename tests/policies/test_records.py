@@ -1,0 +1,125 @@
+"""Records of sums: their bytes, what a later version may add, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from policies.model import MODELS, Model, make_model
+from policies.sums import RecordError, Sums
+from tests.policies.batches import START_MS, bits, dyadic, shown
+
+HEADS = {
+    "linear": "8e a176 01 a56d6f64656c a66c696e656172 a164 02",
+    "beta": "8c a176 01 a56d6f64656c a462657461 a164 00",
+}
+SCALARS = """
+    ab68616c665f6c6966655f73 cb3ff0000000000000  a864656c6179735f73 91 cb4000000000000000
+    ab6c616e646d61726b5f6d73 00  a96e65776573745f6d73 00
+    a16e cb4000000000000000  a5636f756e74 cb4000000000000000
+    a6726577617264 cb0000000000000000  a6737175617265 cb0000000000000000
+"""
+ARRAYS = "a162 c410 00000000000000000000000000000000  a141 c418 000000000000f03f 000000000000e03f 0000000000001140"
+WAITS = {
+    "linear": """a770656e64696e67 91 83 ab6c616e646d61726b5f6d73 00 a16e cb4000000000000000
+        a141 c418 000000000000f03f 000000000000e03f 0000000000001140""",
+    "beta": "a770656e64696e67 91 82 ab6c616e646d61726b5f6d73 00 a16e cb4000000000000000",
+}
+GOLDEN = {
+    "linear": bytes.fromhex(HEADS["linear"] + SCALARS + ARRAYS + WAITS["linear"]),
+    "beta": bytes.fromhex(HEADS["beta"] + SCALARS + WAITS["beta"]),
+}
+"""Records of two impressions at time 0 with the contexts (1, 0.5) and (0, 2), a half-life of 1 s and a delay of 2 s."""
+
+
+def of_golden(name: str) -> tuple[Model, Sums]:
+    """The sums behind the golden bytes, made from rows."""
+    model = make_model(name, dimension=2, half_life_s=1.0, delays_s=(2.0,))
+    return model, model.update({}, shown("a", [0, 0], [[1.0, 0.5], [0.0, 2.0]]))["a"]
+
+
+def one_arm(name: str) -> tuple[Model, Sums]:
+    """A model with all that records can hold, and sums of an arm."""
+    model = make_model(name, dimension=3, half_life_s=60.0, delays_s=(2.0, 9.0))
+    return model, model.update({}, dyadic(1, 80))["b"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bytes_of_version_1_stay_as_they_are(name: str) -> None:
+    """What is written is the golden record to the byte, and the golden record reads as these sums."""
+    model, sums = of_golden(name)
+    assert msgspec.msgpack.encode(model.encode(sums)) == GOLDEN[name]
+    back = model.decode(msgspec.msgpack.decode(GOLDEN[name]))
+    assert bits(model.at(back, now_ms=5_000)) == bits(model.at(sums, now_ms=5_000))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_record_reads_back_to_the_last_bit(name: str) -> None:
+    """Encode and decode is the identity through MessagePack, and the read sums go on like the written ones."""
+    model, sums = one_arm(name)
+    back = model.decode(msgspec.msgpack.decode(msgspec.msgpack.encode(model.encode(sums))))
+    assert model.encode(back) == model.encode(sums)
+    now_ms = START_MS + 100_000
+    assert bits(model.at(back, now_ms=now_ms)) == bits(model.at(sums, now_ms=now_ms))
+    more = dyadic(2, 40)
+    assert model.encode(model.update({"b": back}, more)["b"]) == model.encode(model.update({"b": sums}, more)["b"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fields_that_a_later_writer_adds_are_ignored(name: str) -> None:
+    """Beside the known ones, and inside a pending accumulator."""
+    model, sums = one_arm(name)
+    record: dict[str, Any] = model.encode(sums)
+    waits = [wait | {"rate": 0.5} for wait in record["pending"]]
+    assert model.encode(model.decode(record | {"later": [1, 2], "pending": waits})) == record
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"v": 2}, "version 2, this reader knows up to 1; upgrade"),
+        ({"v": 0}, "version 0; allowed: 1 to 1"),
+        ({"v": "1"}, "version '1'"),
+        ({"model": "probit"}, "model = 'probit'"),
+        ({"d": 17}, "d = 17"),
+        ({"half_life_s": 61.0}, "half_life_s = 61.0, the policy has half_life_s = 60.0"),
+        ({"delays_s": (2.0,)}, r"delays_s = \(2.0,\)"),
+        ({"n": "many"}, "damaged"),
+        ({"landmark_ms": 0.5}, "damaged"),
+        ({"pending": ()}, "0 pending accumulators for 2 delays"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_reason(name: str, change: dict[str, Any], reason: str) -> None:
+    """Another version, another model, other settings, damage: never read as something else."""
+    model, sums = one_arm(name)
+    with pytest.raises(RecordError, match=reason):
+        model.decode({**model.encode(sums), **change})
+
+
+@pytest.mark.parametrize("missing", ["model", "n", "count", "reward", "square", "landmark_ms", "newest_ms"])
+def test_a_field_that_is_missing_is_no_zero(missing: str) -> None:
+    """A record that lost a field is damaged."""
+    model, sums = one_arm("beta")
+    record = model.encode(sums)
+    del record[missing]
+    with pytest.raises(RecordError, match=missing):
+        model.decode(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"b": b""}, r"b has 0 bytes; 3 numbers of type <f8 have 24"),
+        ({"A": bytes(40)}, r"A has 40 bytes; 6 numbers of type <f8 have 48"),
+        ({"b": bytes(16) + b"\x00\x00\x00\x00\x00\x00\xf8\x7f"}, "b holds numbers that are not finite"),
+        ({"pending": ({"landmark_ms": 0, "n": 0.0, "A": b"\x00"},) * 2}, "pending A has 1 bytes"),
+    ],
+)
+def test_arrays_of_another_length_or_with_nan_are_refused(change: dict[str, Any], reason: str) -> None:
+    """One NaN that got in would stay in an arm's sums for ever."""
+    model, sums = one_arm("linear")
+    with pytest.raises(RecordError, match=reason):
+        model.decode({**model.encode(sums), **change})
