@@ -8,6 +8,8 @@ both                      ``v`` 1, ``type`` "impression" or "outcome", ``n``, ``
                           ``slots`` [names], ``slot`` u4, ``ts`` i8 (ms UTC)
 impression                ``policy`` (one a batch), ``arms`` [names], ``arm`` u4, ``propensity`` f8,
                           ``snapshot`` i8 (-1: none), ``dimension``, ``dtype`` "<f4" or "<f8", ``context`` n*dimension values
+if any row has one        ``candidates`` [n lists or null], ``unit`` [n strings or null], ``explore`` [n values or null]; they
+                          are kept for audit, the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
 ========================  ==========================================================================================
 
@@ -18,6 +20,7 @@ may be added within version 1; readers ignore what they do not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -83,7 +86,8 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
     if len(dimensions) != 1:
         raise ValueError(f"contexts have different dimensions {sorted(dimensions)} in one batch")
     x = np.array(contexts, np.float64)
-    exact = bool(np.all(x.astype(np.float32) == x))
+    with np.errstate(over="ignore"):
+        exact = bool(np.all(x.astype(np.float32) == x))
     slots, slot = names([event.slot for event in events])
     arms, arm = names([event.arm for event in events])
     snapshot = [-1 if event.snapshot is None else event.snapshot for event in events]
@@ -103,7 +107,7 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
         dtype="<f4" if exact else "<f8",
         context=x.astype("<f4" if exact else "<f8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(batch)
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _audited(events))
 
 
 def encode_outcomes(events: Sequence[Outcome]) -> bytes:
@@ -131,6 +135,12 @@ def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.gener
     if len(buffer) != n * size:
         raise EventError(f"column {name!r} has {len(buffer)} bytes; {n} values of {dtype} take {n * size}")
     return np.frombuffer(buffer, dtype)
+
+
+def _audited(events: Sequence[Impression]) -> dict[str, list[Any]]:
+    """The optional columns that any row has something in."""
+    columns = {name: [getattr(event, name) for event in events] for name in ("candidates", "unit", "explore")}
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 
 def _context(context: list[float] | bytes) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ Evolution
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Literal
 
 import msgspec
@@ -76,7 +77,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:
-    """One event as one record's value.
+    """One event as one record's value. Packed contexts stay packed in MessagePack and become numbers in JSON.
+
+    Raises ValueError for another codec, or a packed context that is not whole float32 values.
 
     >>> o = Outcome(decision_id="d1", slot="top", outcome_id="o1", ts=3)
     >>> encode(o)
@@ -84,12 +87,25 @@ def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:
     """
     fields = {name: value for name, value in msgspec.structs.asdict(event).items() if _is_kept(name, value)}
     if codec == "json":
+        if isinstance(fields.get("context"), bytes):
+            fields["context"] = unpacked(fields["context"])
         return msgspec.json.encode(fields)
     if codec == "msgpack":
         return msgspec.msgpack.encode(fields)
     raise ValueError(
         f"codec is {codec!r} for a single event; allowed: json, msgpack (columns: streams.columns.encode_*)"
     )
+
+
+def unpacked(context: bytes) -> list[float]:
+    r"""Little-endian float32 values as numbers. Raises ValueError if a value is cut.
+
+    >>> unpacked(b"\x00\x00\x00\x3f\x00\x00\x80\xbf")
+    [0.5, -1.0]
+    """
+    if len(context) % 4:
+        raise ValueError(f"context has {len(context)} bytes; float32 values take 4 each")
+    return list(struct.unpack(f"<{len(context) // 4}f", context))
 
 
 def _is_kept(name: str, value: object) -> bool:
@@ -116,6 +132,8 @@ def codec_of(value: bytes, content_type: bytes | None = None) -> Codec:
     named = _BY_FIRST_BYTE.get(value[0])
     if named is None:
         known = "'{' (JSON), a MessagePack map, 'CLC1' (columnar batch)"
+        if value[0] == 0:
+            known += "; schema-registry framing (0x00) is not read: use a plain JSON serializer"
         raise EventError(
             f"first byte is 0x{value[0]:02x} and there is no content-type header; known beginnings: {known}"
         )
