@@ -19,7 +19,8 @@ from streams.logged_rows import Event
 from streams.mapping import fit_columns
 from streams.replay_report import Learned, learned, show
 from streams.replay_send import Sender, Sent
-from streams.settings import PolicySettings, SettingsError
+from streams.settings import PolicySettings
+from streams.settings_policy import UnknownPolicyError
 from streams.survey import Context, Log, Survey, make_log, read_context, survey
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def run_replay(
         clock: seconds since the epoch.
 
     Raises:
-        SettingsError: there is no such policy.
+        UnknownPolicyError: there is no such policy.
         LoggedError: the file, the mapping or a row cannot be used; nothing was sent.
         ReplayError: the topics are not right, or the learner does not come along.
     """
@@ -110,8 +111,7 @@ def _rules(settings: Settings, policy: str, context: Context | None) -> PolicySe
     if context is not None:
         d = len(context.features)
         return PolicySettings(model="linear" if d else "beta", dimension=d, intercept=context.intercept)
-    known = ", ".join(sorted(settings.policies)) or "none"
-    raise SettingsError(f"policy {policy!r} is not in the settings; known: {known}. Add a table [policies.{policy}]")
+    raise UnknownPolicyError(policy, known=settings.policies)
 
 
 def _refuse_bad(found: Survey, file: str | Path, *, skip_bad: bool) -> None:

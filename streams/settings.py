@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from streams import security
 from streams.failpoints import failpoints
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
-from streams.settings_policy import PolicySettings
-from streams.settings_sources import layers, merge
+from streams.settings_policy import TEN_YEARS_S, PolicySettings
+from streams.settings_sources import check_files, layers, merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PolicySettings", "Settings", "SettingsError", "TopicNames", "load"]
 
-Interval = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Interval = Annotated[float, Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False)]
 MAX_PREFIX = 200  # a topic name may have 249 characters, and the longest suffix here takes fewer than 49
 
 
@@ -65,7 +65,12 @@ class Settings(BaseSettings):
     partitions: int = Field(4, ge=1, le=10_000, description="partitions of impressions, clicks and posteriors")
     replication: int = Field(1, ge=1, le=32_767, description="replicas of each topic that is created; 3 in production")
     retention_s: Interval = Field(86_400.0, description="seconds that impressions and clicks are kept at least")
-    instance_id: str | None = Field(None, min_length=1, description="static membership, one name for each worker")
+    instance_id: str | None = Field(
+        None,
+        max_length=MAX_PREFIX,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="static membership, one name for each worker",
+    )
     checkpoint_interval_s: Interval = Field(0.4, description="seconds between two checkpoints of a partition")
     publish_interval_s: Interval = Field(0.4, description="seconds between two looks at the sums by the publisher")
     meta_interval_s: Interval = Field(60.0, description="seconds between two meta-updates")
@@ -140,6 +145,17 @@ class Settings(BaseSettings):
             raise ValueError(f"ssl_keyfile = {str(self.ssl_keyfile)!r} needs ssl_certfile; set both or neither")
         return self
 
+    @model_validator(mode="after")
+    def _windows_fit_the_retention(self) -> Self:
+        """Refuse a retention that was asked for and cannot be; the default gives way to long windows."""
+        needed_s, name = max(((2 * policy.kept_s, name) for name, policy in self.policies.items()), default=(0.0, ""))
+        if "retention_s" in self.model_fields_set and self.retention_s < needed_s:
+            raise ValueError(
+                f"retention_s = {self.retention_s:g}: less than twice window_s + grace_s of policy {name!r}, {needed_s:g}: "
+                "impressions would be deleted that clicks still need; make it longer, leave it out, or shorten the window"
+            )
+        return self
+
     def topic(self, name: str) -> str:
         """Return the full name of the topic `name`."""
         return self.prefix + name
@@ -190,7 +206,10 @@ def load(config: Path | None = None, *, overrides: Mapping[str, Any] | None = No
     Raises:
         SettingsError: something is missing, misspelt or impossible; the text has a line for each complaint.
     """
+    values = merge(layers(Settings, config, overrides or {}))
     try:
-        return Settings(**merge(layers(Settings, config, overrides or {})))
+        settings = Settings(**values)
     except ValidationError as error:
         raise explain(error, Settings) from error
+    check_files(values)
+    return settings

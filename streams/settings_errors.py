@@ -91,10 +91,36 @@ def _line(detail: ErrorDetails, root: type[BaseModel]) -> str:
         text = str(detail["ctx"]["error"])
         place = ".".join(str(part) for part in (path[:-1] if path and text.startswith(str(path[-1])) else path))
         return f"{place}: {text}" if place else text
-    allowed = detail["msg"].replace("Input should be ", "must be ").removeprefix("Value error, ")
+    allowed = _allowed(detail)
     meaning = _meaning(root, path)
     where = f"change it in the settings file or set {env_name(path)}"
     return f"{name} = {_shown(detail['input'], root, path)}: {allowed}{meaning}; {where}"
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    """What pydantic says, in the words of a settings file instead of Python's."""
+    kind = detail["type"]
+    if kind == "string_pattern_mismatch":
+        return (
+            "must be one or more letters, digits, '.', '_' or '-'"
+            if detail["ctx"]["pattern"].endswith("+$")
+            else ("may hold letters, digits, '.', '_' and '-' only")
+        )
+    words = {
+        "dict_type": "must be a table",
+        "model_type": "must be a table",
+        "tuple_type": "must be a list",
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "int_type": "must be a whole number",
+        "float_parsing": "must be a number",
+        "float_type": "must be a number",
+        "string_type": "must be a text",
+        "bool_parsing": "must be true or false",
+    }
+    return words.get(kind) or detail["msg"].replace("Input should be ", "must be ").replace(
+        "String should have", "must have"
+    ).removeprefix("Value error, ")
 
 
 def _meaning(root: type[BaseModel], path: Sequence[str | int]) -> str:

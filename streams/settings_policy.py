@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from streams.settings_errors import did_you_mean
+from streams.settings_errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+TEN_YEARS_S = 315_360_000.0
+"""Longer spans are mistakes (milliseconds, most likely), and their ends do not fit what Kafka keeps times in."""
+LEAST_S = 0.001
+"""Event time is in whole milliseconds."""
+ARM_RECORD_BYTES = 7_500_000
+"""What an arm's sums may take: they are one record of a topic that takes 8 MiB."""
+
+Seconds = Annotated[float, Field(ge=0, le=TEN_YEARS_S, allow_inf_nan=False)]
+Span = Annotated[float, Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
 
 class PolicySettings(BaseModel):
@@ -27,11 +35,11 @@ class PolicySettings(BaseModel):
 
     model: Literal["linear", "beta"] = Field("linear", description="what is learned for each arm")
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
-    window_s: float = Field(600.0, gt=0, allow_inf_nan=False, description="seconds after an impression a click counts")
+    window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
     grace_s: Seconds = Field(60.0, description="seconds of event time that a row is kept beyond its window")
     half_life_s: Seconds = Field(0.0, description="half-life of old data in seconds; 0 forgets nothing")
-    delays_s: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+    delays_s: tuple[Span, ...] = Field(
         (), description="grid of mean click delays in seconds; empty for no correction of pending impressions"
     )
     outcomes: dict[str, Weight] = Field(
@@ -46,6 +54,19 @@ class PolicySettings(BaseModel):
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
     arms: tuple[str, ...] = Field((), description="arms that exist before any impression")
+
+    @field_validator("window_s", "half_life_s", "delays_s")
+    @classmethod
+    def _whole_milliseconds(cls, value: float | tuple[float, ...], info: ValidationInfo) -> float | tuple[float, ...]:
+        spans = value if isinstance(value, tuple) else (value,)
+        short = [span for span in spans if 0 < span < LEAST_S]
+        if short:
+            raise ValueError(
+                f"{info.field_name} = {value}: {short[0]} s is shorter than the least, {LEAST_S} s; set more"
+            )
+        if len(set(spans)) < len(spans):
+            raise ValueError(f"{info.field_name} = {value}: must be distinct; remove the surplus ones")
+        return value
 
     @field_validator("outcomes")
     @classmethod
@@ -71,6 +92,12 @@ class PolicySettings(BaseModel):
                 f"dimension = {self.dimension}: must be at least 1 for the linear model; "
                 "set it to the length of the context vector, or set model = 'beta' to learn without a context"
             )
+        size = 4 * self.dimension * (self.dimension + 2) * (1 + len(self.delays_s))
+        if self.model == "linear" and size > ARM_RECORD_BYTES:
+            raise ValueError(
+                f"dimension = {self.dimension} with {len(self.delays_s)} delays_s: the sums of an arm would take {size} bytes, "
+                f"and a record of them may take {ARM_RECORD_BYTES}; project the context to fewer dimensions, or name fewer delays"
+            )
         if self.intercept is not None and self.intercept >= self.dimension:
             raise ValueError(
                 f"intercept = {self.intercept}: must be below dimension = {self.dimension}; "
@@ -84,16 +111,15 @@ class PolicySettings(BaseModel):
         return self.window_s + self.grace_s
 
 
-class UnknownPolicyError(LookupError):
+class UnknownPolicyError(SettingsError):
     """No policy of that name; the text lists those that there are.
 
     >>> raise UnknownPolicyError("hom", known=["home"])
     Traceback (most recent call last):
-    streams.settings_policy.UnknownPolicyError: there is no policy 'hom'; did you mean home?
+    streams.settings_policy.UnknownPolicyError: there is no policy 'hom' in the settings; did you mean home?
     """
 
-    retriable = False
-
     def __init__(self, name: str, *, known: Iterable[str]) -> None:
-        hint = did_you_mean(name, known)
-        super().__init__(f"there is no policy {name!r}; {hint}")
+        known = tuple(known)
+        hint = did_you_mean(name, known) if known else "the settings have none: name their file by --config"
+        super().__init__(f"there is no policy {name!r} in the settings; {hint}")

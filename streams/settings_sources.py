@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from copy import deepcopy
@@ -76,7 +77,41 @@ def read_environment(model: type[BaseSettings]) -> dict[str, Any]:
     try:
         return dict(EnvSettingsSource(model)())
     except SourceError as error:
-        raise SettingsError(f"environment: {error}; nested values are JSON, for example '[60, 600]'") from error
+        raise SettingsError(_not_json() or f"environment: {error}; {_JSON_HINT}") from error
+
+
+_JSON_HINT = "lists and tables in a variable are JSON, for example '[60, 600]' or '{\"click\": 1.0}'"
+
+
+def _not_json() -> str:
+    """A line for each variable that looks like a list or a table of a policy and is not JSON; pydantic names only the field."""
+    lines = []
+    for name, value in sorted(os.environ.items()):
+        last = name.upper().rpartition("__")[2]
+        if name.upper() == env_name(("policies",)) or (
+            name.upper().startswith(env_name(("policies", ""))) and last in {"OUTCOMES", "DELAYS_S", "ARMS"}
+        ):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                lines.append(f"{name} = {value!r} is not JSON ({error}); {_JSON_HINT}")
+    return "\n".join(lines)
+
+
+def check_files(values: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a TLS file that cannot be read: the clients say of it no more than that nobody answers."""
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        path = values.get(name)
+        if path is None:
+            continue
+        try:
+            with Path(str(path)).open("rb"):
+                pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SettingsError(
+                f"{name} = {str(path)!r} cannot be read ({reason}); check path and permissions"
+            ) from error
 
 
 def read_secrets(model: type[BaseSettings], folder: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from streams import security
 from streams.reading import latest, partition_count, reader
 from streams.recovery import restore
 from streams.rules import rules
-from streams.settings import PolicySettings, Settings, SettingsError
+from streams.settings import PolicySettings, Settings
+from streams.settings_policy import UnknownPolicyError
 from streams.state import SIDES, PartitionState
 
 TIMEOUT_S = 10.0
@@ -33,12 +34,10 @@ def read_states(settings: Settings) -> list[PartitionState]:
 def read_sums(settings: Settings, policy: str) -> dict[str, Any]:
     """Merged sums of a policy: ``arms`` {arm: {n, reward, b, A, ...}}, ``offsets`` by side and partition, ``counts`` of outcomes.
 
-    Raises SettingsError if the settings have no such policy.
+    Raises UnknownPolicyError if the settings have no such policy.
     """
     if policy not in settings.policies:
-        raise SettingsError(
-            f"policy = {policy!r}: not in the settings; known: {', '.join(sorted(settings.policies)) or 'none'}"
-        )
+        raise UnknownPolicyError(policy, known=settings.policies)
     states = read_states(settings)
     model = rules(settings).models[policy]
     merged: dict[str, Sums] = {}

@@ -53,6 +53,16 @@ def test_defaults_are_usable() -> None:
         ({"outcomes": {"": 1.0}}, ["empty string"]),
         ({"outcomes": {"click": float("nan")}}, ["outcomes.click = nan", "finite"]),
         ({"delays_s": [60, 0]}, ["delays_s.1 = 0", "greater than 0"]),
+        ({"delays_s": [60, 60]}, ["delays_s = (60.0, 60.0)", "distinct"]),
+        ({"delays_s": "60"}, ["delays_s = '60'", "must be a list"]),
+        ({"window_s": 1e-4}, ["window_s = 0.0001", "0.001"]),
+        ({"window_s": 1e300}, ["window_s = 1e+300", "315360000"]),
+        ({"half_life_s": 1e-9}, ["half_life_s = 1e-09", "0.001"]),
+        ({"outcomes": {"click": 1e31}}, ["outcomes.click = 1e+31", "less than or equal to 1"]),
+        ({"outcomes": 3}, ["outcomes = 3", "must be a table"]),
+        ({"dimension": "many"}, ["dimension = 'many'", "whole number"]),
+        ({"dimension": 1400}, ["dimension = 1400", "7851200 bytes", "fewer dimensions"]),
+        ({"dimension": 1000, "delays_s": [60]}, ["dimension = 1000 with 1 delays_s"]),
         ({"model": "logit"}, ["model = 'logit'", "'linear' or 'beta'"]),
         ({"explorer": "softmax"}, ["'thompson', 'ucb' or 'epsilon-greedy'"]),
         ({"aggregate": "mean"}, ["'sum', 'max', 'min', 'earliest' or 'count'"]),
@@ -77,7 +87,9 @@ def test_impossible_policy_is_refused(policy: dict[str, object], parts: list[str
         ({"retention_s": 0}, ["retention_s = 0"]),
         ({"partitions": 0}, ["partitions = 0"]),
         ({"metrics_port": 65536}, ["metrics_port = 65536", "65535"]),
-        ({"prefix": "a b"}, ["prefix = 'a b'"]),
+        ({"prefix": "a b"}, ["prefix = 'a b'", "letters, digits"]),
+        ({"instance_id": "worker 1"}, ["instance_id = 'worker 1'", "letters, digits"]),
+        ({"instance_id": ""}, ["instance_id = ''", "one or more"]),
         ({"prefix": "a" * 201}, ["prefix = "]),
         ({"bootstrap": "kafka"}, ["bootstrap = 'kafka'", "host:port", "CLICKLOOP_BOOTSTRAP"]),
         ({"bootstrap": "a:1,b"}, ["'b' is not"]),
@@ -194,10 +206,30 @@ def test_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_variable_that_is_no_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A nested value that cannot be parsed names the field."""
+    """A list or a table that cannot be parsed names the variable and its value."""
     monkeypatch.setenv("CLICKLOOP_POLICIES", "{home")
-    with pytest.raises(SettingsError, match='"policies"'):
+    with pytest.raises(SettingsError, match=r"CLICKLOOP_POLICIES = '\{home' is not JSON"):
         load()
+    monkeypatch.setenv("CLICKLOOP_POLICIES", '{"home": {"dimension": 8}}')
+    monkeypatch.setenv("CLICKLOOP_POLICIES__HOME__DELAYS_S", "60,600")
+    with pytest.raises(SettingsError, match=r"CLICKLOOP_POLICIES__HOME__DELAYS_S = '60,600' is not JSON.*\[60, 600\]"):
+        load()
+
+
+def test_tls_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A file of the connection that cannot be read is named; the clients would only say that nobody answers."""
+    with pytest.raises(SettingsError, match=r"ssl_cafile = .*ca.pem' cannot be read \(No such file"):
+        load(overrides={"security_protocol": "SSL", "ssl_cafile": tmp_path / "ca.pem"})
+
+
+def test_windows_fit_the_retention_that_was_asked_for() -> None:
+    """A retention below what the windows need is refused when somebody set it; the default gives way."""
+    policies = {"home": {"dimension": 8, "window_s": 80_000}}
+    assert "retention_s = 100000: less than twice window_s + grace_s of policy 'home', 160120" in refusal(
+        {"retention_s": 100_000, "policies": policies}
+    )
+    assert load(overrides={"policies": policies}).policies["home"].window_s == 80_000
+    assert load(overrides={"retention_s": 160_120, "policies": policies}).retention_s == 160_120
 
 
 def test_secrets_do_not_print() -> None:
@@ -253,4 +285,4 @@ def test_tls_context_is_made_for_tls_only() -> None:
 def test_unknown_policy_lists_the_known() -> None:
     """The error for a name that is no policy helps to find the right one."""
     assert "did you mean home" in str(UnknownPolicyError("hmoe", known=["home", "other"]))
-    assert "(none)" in str(UnknownPolicyError("hmoe", known=[]))
+    assert "--config" in str(UnknownPolicyError("hmoe", known=[]))
