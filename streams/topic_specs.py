@@ -18,8 +18,9 @@ SIDE_RETENTION_S = 7 * 86_400.0
 
 
 LARGE = 8 * 1024 * 1024
-"""Bytes that a record may take where it must never be refused: an event as large as its topic allows plus the reason, and a
-checkpoint that names very many waiting outcomes."""
+"""Bytes that a record may take where it must never be refused, because a transaction that holds it would be tried for ever: an
+event as large as its topic allows plus the reason, a checkpoint that names very many waiting outcomes, an arm's sums or
+its factor, many wide contexts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +65,9 @@ def specs(settings: Settings) -> tuple[TopicSpec, ...]:
         taken_in(names.impressions),
         taken_in(names.clicks),
         replace(compact(names.posteriors, partitions), max_message_bytes=LARGE),
-        compact(names.policies, 1),
-        side(names.history, 1),
-        side(names.feedback, partitions),
+        replace(compact(names.policies, 1), max_message_bytes=LARGE),
+        replace(side(names.history, 1), max_message_bytes=LARGE),
+        replace(side(names.feedback, partitions), max_message_bytes=LARGE),
         replace(side(names.dead_letters, 1), max_message_bytes=LARGE),
         TopicSpec(name=leader_topic(settings), cleanup="delete", partitions=1),
     )

@@ -103,6 +103,20 @@ def partition_count(settings: Settings, topic: str, *, timeout_s: float = 8.0) -
     return found
 
 
+def require(settings: Settings, *names: str, timeout_s: float = 8.0) -> None:
+    """Return if all topics of these full names exist.
+
+    Raises:
+        TopicMissing: one does not.
+        BrokerUnreachable: no broker answered in time.
+    """
+    with connect(settings, timeout_s=timeout_s) as admin:
+        there = _described(admin, list(names))
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise TopicMissing(f"{', '.join(missing)} does not exist at {settings.bootstrap}; run clickloop topics create")
+
+
 def _create_missing(admin: Any, missing: list[TopicSpec], settings: Settings) -> tuple[list[str], list[Problem]]:
     created: list[str] = []
     problems: list[Problem] = []
@@ -145,7 +159,8 @@ def _problems(admin: Any, wanted: Iterable[TopicSpec]) -> list[Problem]:
             problems.append(Problem(topic=spec.name, what="does not exist", fix="run clickloop topics create"))
             continue
         problems += _partition_problems(spec, partitions[spec.name])
-        problems += _config_problems(spec, _configs(admin, spec.name))
+        found = _configs(admin, spec.name)
+        problems += [*_config_problems(spec, found), *_size_problems(spec, found)]
     return problems
 
 
@@ -188,6 +203,14 @@ def _config_problems(spec: TopicSpec, found: Mapping[str, str]) -> list[Problem]
         what = f"has retention.bytes={size}: under load it may drop records inside their window"
         problems.append(Problem(topic=spec.name, what=what, fix=_alter(spec.name, "retention.bytes=-1"), error=False))
     return problems
+
+
+def _size_problems(spec: TopicSpec, found: Mapping[str, str]) -> list[Problem]:
+    size = int(found.get("max.message.bytes", str(spec.max_message_bytes or 0)))
+    if spec.max_message_bytes is None or size >= spec.max_message_bytes:
+        return []
+    what = f"has max.message.bytes={size}: a checkpoint that holds a larger record would fail for ever"
+    return [Problem(topic=spec.name, what=what, fix=_alter(spec.name, f"max.message.bytes={spec.max_message_bytes}"))]
 
 
 def _alter(topic: str, setting: str) -> str:

@@ -11,7 +11,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from streams import topics
 from streams.admin import BrokerUnreachable, connect
 from streams.settings import Settings
-from streams.topic_specs import leader_topic, least_retention_s
+from streams.topic_specs import LARGE, leader_topic, least_retention_s
 from tests.broker import free_port_pair
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def test_wrong_topic_settings_are_told(both_brokers: str, prefix: str) -> None:
     wrong = {
         settings.topics.impressions: {"cleanup.policy": "compact"},
         settings.topics.clicks: {"retention.ms": "60000", "retention.bytes": "1000000"},
-        settings.topics.posteriors: {"cleanup.policy": "delete"},
+        settings.topics.posteriors: {"cleanup.policy": "delete", "max.message.bytes": str(LARGE)},
     }
     with connect(settings) as admin:
         admin.create_topics(
@@ -169,3 +169,26 @@ def test_partition_count_of_a_topic(both_brokers: str, prefix: str) -> None:
     topics.create(settings)
     assert topics.partition_count(settings, settings.topics.posteriors) == 3
     assert topics.partition_count(settings, settings.topics.policies) == 1
+
+
+def test_topics_that_refuse_large_records_are_told(apache_kafka: ApacheKafka, prefix: str) -> None:
+    """What a checkpoint writes may be larger than Kafka's default limit: a topic made by hand is an error until it is altered."""
+    settings = settings_at(apache_kafka.bootstrap, prefix, partitions=1)
+    letters = settings.topics.dead_letters
+    with connect(settings) as admin:
+        admin.create_topics({letters: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+    topics.create(settings)
+    (problem,) = topics.check(settings)
+    assert problem.error
+    assert "max.message.bytes=1048588" in problem.what
+    assert problem.fix.endswith(f"--entity-name {letters} --add-config max.message.bytes={LARGE}")
+
+
+def test_required_topics_that_are_missing_are_named(both_brokers: str, prefix: str) -> None:
+    """All that are missing are in one message, with the way out."""
+    settings = settings_at(both_brokers, prefix)
+    names = settings.topics
+    with pytest.raises(topics.TopicMissing, match=f"{names.policies}, {names.history} does not exist.*topics create"):
+        topics.require(settings, names.policies, names.history)
+    topics.create(settings)
+    topics.require(settings, names.policies, names.history)
