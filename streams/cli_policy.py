@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streams.cli_options import Bootstrap, Config, Json, print_json, print_record, print_rows, settings_from
 
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
 app = typer.Typer(help="Look at a policy, or take it back to an older snapshot.", no_args_is_help=True)
 
 Policy = Annotated[str, typer.Argument(help="Name of the policy, as in the settings.")]
+
+
+def _reachable(settings: Settings) -> Settings:
+    """The settings, once a broker has answered and has the topics that are read here."""
+    from streams import topics
+
+    topics.require(settings, settings.topics.posteriors, settings.topics.policies, settings.topics.history)
+    return settings
 
 
 @app.command()
@@ -18,7 +29,7 @@ def show(policy: Policy, config: Config = None, bootstrap: Bootstrap = None, jso
     """Print the newest snapshot of a policy: version, rates, reasons, arms."""
     from streams import snapshots
 
-    record = snapshots.show(settings_from(config, bootstrap), policy)
+    record = snapshots.show(_reachable(settings_from(config, bootstrap)), policy)
     print_json(record) if json else print_record(record, title=f"policy {policy}")
 
 
@@ -27,8 +38,8 @@ def history(policy: Policy, config: Config = None, bootstrap: Bootstrap = None, 
     """Print the versions that were published, oldest first, with the reasons."""
     from streams import snapshots
 
-    rows = snapshots.history(settings_from(config, bootstrap), policy)
-    print_json(rows) if json else print_rows(rows, title=f"history of {policy}")
+    rows = snapshots.history(_reachable(settings_from(config, bootstrap)), policy)
+    print_json({"policy": policy, "versions": rows}) if json else print_rows(rows, title=f"history of {policy}")
 
 
 @app.command()
@@ -40,14 +51,17 @@ def rollback(
     json: Json = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Publish an old snapshot under a new version. Decisions follow it at once; sums and history are kept."""
+    """Publish an old snapshot under a new version and hold it; version 0 releases it. Sums and history are kept."""
     from streams import snapshots
 
-    settings = settings_from(config, bootstrap)
+    settings = _reachable(settings_from(config, bootstrap))
+    snapshots.show(settings, policy)  # a name that is none is told before the question
     if not yes:
         typer.confirm(
-            f"Publish version {version} of {policy} again at {settings.bootstrap}? "
-            "Every client decides by it until the publisher's next snapshot",
+            f"Let the publisher of {policy} at {settings.bootstrap} go on from its sums?"
+            if version == 0
+            else f"Publish version {version} of {policy} again at {settings.bootstrap}? Every client decides by it, and what is "
+            "learned meanwhile is not used, until version 0 releases it",
             abort=True,
             err=True,
         )
@@ -60,5 +74,10 @@ def sums(policy: Policy, config: Config = None, bootstrap: Bootstrap = None, jso
     """Print the learner's sums of a policy as committed: offsets, counts, and every arm's n, reward, A and b."""
     from streams.sums import read_sums
 
-    record = read_sums(settings_from(config, bootstrap), policy)
+    settings = settings_from(config, bootstrap)
+    if policy not in settings.policies:
+        from streams.settings_policy import UnknownPolicyError
+
+        raise UnknownPolicyError(policy, known=settings.policies)
+    record = read_sums(_reachable(settings), policy)
     print_json(record) if json else print_record(record, title=f"sums of {policy}")

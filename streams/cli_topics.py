@@ -41,7 +41,7 @@ def check(config: Config = None, bootstrap: Bootstrap = None, json: Json = False
     settings = settings_from(config, bootstrap)
     problems = topics.check(settings)
     if json:
-        print_json([asdict(problem) for problem in problems])
+        print_json({"problems": [asdict(problem) for problem in problems]})
     elif not problems:
         typer.echo(f"{len(topics.specs(settings))} topics are as the settings want them")
     end_with(problems)

@@ -11,6 +11,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 BATCH = 5_000
+QUIET = 2
+"""Librdkafka tells of every attempt to connect at level 3, ten a second; what matters comes as an error."""
+_HINT = "check that the brokers run and that this client may read the topic"
 _NOT_YET_KNOWN = {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}
 
 
@@ -50,7 +53,7 @@ def reader(client: Mapping[str, Any]) -> Iterator[Consumer]:
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 50,
             "queued.max.messages.kbytes": 16_384,
-            "log_level": 3,
+            "log_level": QUIET,
         }
     )
     try:
@@ -68,7 +71,7 @@ def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) 
             break
         except KafkaException as error:
             if error.args[0].code() not in _NOT_YET_KNOWN or time.monotonic() > until:
-                raise ReadError(f"{topic}-{partition}: {error.args[0].str()}") from error
+                raise ReadError(f"{topic}-{partition} cannot be read: {error.args[0].str()}; {_HINT}") from error
             time.sleep(0.1)
     return low, high
 
@@ -94,7 +97,7 @@ def read(
         if records:
             heard = time.monotonic()
         elif time.monotonic() - heard > timeout_s:
-            raise ReadError(f"{topic}-{partition}: nothing read for {timeout_s} s, from offset {start}")
+            raise ReadError(f"{topic}-{partition}: nothing came for {timeout_s} s, from offset {start}; {_HINT}")
 
 
 def _batch(consumer: Consumer, end: int | None) -> tuple[list[SimpleRecord], bool]:
@@ -136,9 +139,9 @@ def latest(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) 
 def partition_count(client: Mapping[str, Any], topic: str, *, timeout_s: float = 10.0) -> int:
     """Number of partitions of a topic. Raises ReadError if the broker does not answer or has no such topic."""
     try:
-        found = AdminClient(dict(client) | {"log_level": 3}).list_topics(topic, timeout=timeout_s).topics[topic]
+        found = AdminClient(dict(client) | {"log_level": QUIET}).list_topics(topic, timeout=timeout_s).topics[topic]
     except KafkaException as error:
-        raise ReadError(f"{topic}: {error.args[0].str()}") from error
+        raise ReadError(f"{topic} cannot be read: {error.args[0].str()}; {_HINT}") from error
     if found.error is not None:
         raise ReadError(f"{topic}: {found.error.str()}; run clickloop topics create")
     return len(found.partitions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from policies.snapshot import Snapshot, assemble, decode_arm, decode_head, republish
@@ -13,13 +14,31 @@ from streams.following import names
 from streams.publisher import HELD, TIMEOUT_S, messages, read_snapshots
 from streams.reading import bounds, partition_count, read, reader
 from streams.settings import Settings
-from streams.settings_policy import UnknownPolicyError
+from streams.settings_errors import did_you_mean
 
 
 class UnknownVersionError(ValueError):
     """A version that the history does not hold in full."""
 
     retriable = False
+
+
+class NotPublishedError(LookupError):
+    """No snapshot of a policy of that name."""
+
+    retriable = False
+
+    def __init__(self, policy: str, settings: Settings, *, published: Iterable[str] = ()) -> None:
+        names = ", ".join(sorted(published)) or "none"
+        way = (
+            "clickloop worker publishes the first one when impressions have come (or arms are named in the settings)"
+            if policy in settings.policies
+            else did_you_mean(policy, {*published, *settings.policies})
+        )
+        super().__init__(
+            f"policy {policy!r} has no snapshot in {settings.topics.policies} or {settings.topics.history} at "
+            f"{settings.bootstrap}, published: {names}; {way}"
+        )
 
 
 def show(settings: Settings, policy: str) -> dict[str, Any]:
@@ -30,6 +49,8 @@ def show(settings: Settings, policy: str) -> dict[str, Any]:
 def history(settings: Settings, policy: str) -> list[dict[str, Any]]:
     """Heads of the versions that the history topic still has, oldest first."""
     heads, full = _history(settings, policy)
+    if not heads:
+        raise NotPublishedError(policy, settings)
     return [
         {
             "version": head.version,
@@ -75,7 +96,7 @@ def rollback(settings: Settings, policy: str, version: int) -> dict[str, Any]:
 def _newest(settings: Settings, policy: str) -> Snapshot:
     found = read_snapshots(settings)
     if policy not in found:
-        raise UnknownPolicyError(policy, known=sorted(found))
+        raise NotPublishedError(policy, settings, published=found)
     return found[policy]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -65,19 +66,28 @@ def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
         ["topics", "create"],
         ["topics", "check"],
         ["worker", "learner"],
+        ["policy", "show", "home"],
+        ["policy", "history", "home", "--json"],
+        ["policy", "rollback", "home", "1"],
+        ["policy", "sums", "home", "--json"],
+        ["replay", "LOG", "--policy", "home"],
     ],
     ids=" ".join,
 )
 def test_dead_broker_is_one_message(
-    arguments: list[str], config: str, dead: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], config: str, dead: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody at the address: told within ten seconds, on standard error, exit 1, no traceback."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"ts": 1, "arm": "a", "propensity": 0.5, "context": [0, 0, 0, 0, 0, 0, 0, 1]}\n')
+    arguments = [str(log) if argument == "LOG" else argument for argument in arguments]
     began = time.monotonic()
     assert cli.run([*arguments, "--config", config, "--bootstrap", dead]) == 1
     assert time.monotonic() - began < 10
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert f"Kafka does not answer at {dead}" in printed.err
+    assert printed.err.startswith(f"clickloop: Kafka does not answer at {dead}")
+    assert len(printed.err.splitlines()) == 1
     assert "Traceback" not in printed.err
 
 
@@ -101,6 +111,7 @@ def test_the_program_itself_prints_no_traceback(dead: str) -> None:
         (["worker", "--metrics-port", "70000"], "metrics_port = 70000"),
         (["replay", __file__, "--policy", "home", "--map", "ts"], "must be KEY=COLUMN"),
         (["policy", "rollback", "home", "seven"], "unable to parse"),
+        (["policy", "sums", "home"], "there is no policy 'home' in the settings; the settings have none"),
         (["polic"], "polic"),
     ],
 )
@@ -149,8 +160,51 @@ def test_topics_are_created_and_checked(both_brokers: str, prefix: str, capsys: 
         capsys.readouterr()
         assert cli.run(["topics", "check", "--json", *where]) == 1
         printed = capsys.readouterr()
-        assert len(json.loads(printed.out)) == 4
+        assert len(json.loads(printed.out)["problems"]) == 4
         assert printed.err.count("error: ") == 4
+
+
+def test_policy_without_a_snapshot_is_told(
+    bootstrap: str, prefix: str, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No topics, nothing published yet, a name that is none: each has its own way out, before any question is asked."""
+    where = ["--bootstrap", bootstrap, "--config", config]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLICKLOOP_PREFIX", prefix)
+        assert cli.run(["policy", "show", "home", *where]) == 1
+        assert "run clickloop topics create" in capsys.readouterr().err
+        assert cli.run(["topics", "create", *where]) == 0
+        capsys.readouterr()
+        for command in (["show", "home"], ["history", "home", "--json"], ["rollback", "home", "1"]):
+            assert cli.run(["policy", *command, *where]) == 1
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            assert "policy 'home' has no snapshot" in printed.err
+            assert "clickloop worker publishes the first one" in printed.err
+        assert cli.run(["policy", "show", "hmoe", *where]) == 1
+        assert "did you mean home?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_is_in_the_readme(command: tuple[str, ...]) -> None:
+    """The README shows each command as it is typed, and each option that it shows exists."""
+    readme = (Path(cli.__file__).parents[1] / "README.md").read_text()
+    assert f"clickloop {' '.join(command)}" in readme
+
+
+def test_the_readme_shows_no_option_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every --option beside a command in the README is one of that command's."""
+    readme = (Path(cli.__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
+    for line in readme.splitlines():
+        typed = re.search(r"clickloop ([^#`]*--[^#`]*)", line)
+        if typed is None:
+            continue
+        words = typed[1].split()
+        command = next(known for known in COMMANDS if tuple(words[: len(known)]) == known)
+        assert cli.run([*command, "--help"]) == 0
+        text = capsys.readouterr().out
+        options = {word for word in words if word.startswith("--")}
+        assert {option for option in options if option not in text} == set(), line
 
 
 def test_config_check_needs_no_broker(config: str, dead: str, capsys: pytest.CaptureFixture[str]) -> None:
