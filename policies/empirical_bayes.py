@@ -82,7 +82,8 @@ def fit_linear(
         s2    = (sum [c_a - 2 m_a'b_a + m_a'A_a m_a + tr(A_a V_a)] + 50 var) / (sum n_a + 50)
 
     var is pbar (1 - pbar), or c/n - (r/n)^2 for rewards that are not 0/1. Arms that were never shown tell nothing and
-    are left out, and so are sums that are not finite.
+    are left out, and so are sums that are not finite. A round that float64 cannot do ends the rounds: one arm with contexts
+    of 1e30 must not stop all others.
 
     Args:
         effective: the arms as they count now, each with b (d,) and A (d, d).
@@ -107,7 +108,10 @@ def fit_linear(
         return begin
     prior = begin
     for _ in range(ROUNDS):
-        prior = _round(arms, prior, begin.mean, scale, intercept)
+        further = _further(arms, prior, begin.mean, scale, intercept)
+        if further is None:
+            break
+        prior = further
     return prior
 
 
@@ -147,6 +151,17 @@ def _spread(scale: Scale, dimension: int, intercept: int | None) -> FloatArray:
     if intercept is not None:
         tau2[intercept] = (BIAS_SPREAD * scale.rate) ** 2
     return tau2
+
+
+def _further(
+    arms: list[Effective], prior: Prior, pull: FloatArray, scale: Scale, intercept: int | None
+) -> Prior | None:
+    """The next round's prior; None where the sums' sizes lie too far apart for float64 to tell one."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _round(arms, prior, pull, scale, intercept)
+    except (np.linalg.LinAlgError, ValueError):  # singular, or a prior that is not finite
+        return None
 
 
 def _round(arms: list[Effective], prior: Prior, pull: FloatArray, scale: Scale, intercept: int | None) -> Prior:
