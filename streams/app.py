@@ -9,6 +9,7 @@ import asyncio
 import gc
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import faust
 import structlog
 from faust.types import TP
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits
 
 from streams import logs, security
 from streams.checkpoint import Writer
@@ -39,7 +41,9 @@ COMMIT_TIMEOUT_S = 10.0
 def run_worker(settings: Settings, roles: tuple[str, ...]) -> None:
     """Run the roles (learner, publisher) in this process until a signal or a fatal error. Raises SystemExit(1) on the latter."""
     logs.configure(settings)
+    threadpool_limits(1)  # products of 32 columns gain nothing from threads, which spin while they wait for each other
     gc.freeze()
+    sys.setswitchinterval(0.0005)  # the thread that reads waits so long for the one that adds, at each piece of a fetch
     gc.set_threshold(100_000, 50, 100)  # a batch holds thousands of lists that are no garbage: 1.3 us an event
     raise SystemExit(asyncio.run(Worker(settings).run(roles)))
 

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streams.decode import Names
+from streams.decoded import Names
 from streams.events import COLUMNS_MAGIC, EventError
 from streams.join import Joined, Matured
 

@@ -15,17 +15,19 @@ Copies of an impression are expected to carry the same time: the first in the lo
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streams.decode import Click, Impressions
+from streams.decoded import Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
 from streams.pending import Chunk, Pending, Seen
+from streams.waiting import Waiting, place
 
 Aggregate = Literal["sum", "max", "min", "earliest", "count"]
 CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
@@ -52,9 +54,8 @@ class Window:
         return max(1000, self.hold_ms // 24)
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """One outcome that counted, with the impression it belongs to and what it changed."""
+class Joined(msgspec.Struct, frozen=True, gc=False):
+    """One outcome that counted, with the impression it belongs to and what it changed. ``x`` may be read until the next checkpoint."""
 
     click: Click
     policy: str
@@ -104,10 +105,8 @@ class Join:
         self.watermark = watermark
         self.pending = Pending()
         self.keys = KeyTable()
-        self.waiting: dict[int, list[Click]] = {}
+        self.waiting = Waiting()
         self.counts = dict.fromkeys(CLICK_COUNTS, 0)
-        self._places: list[tuple[int, int]] | None = []  # what `waiting_places` returns, None if it has to be made anew
-        self._first_leaves: int | None = None  # a lower bound of the time at which the first waiting outcome leaves
         self._hold = {policy: window.hold_ms for policy, window in windows.items()}
         self._bucket = {policy: window.bucket_ms for policy, window in windows.items()}
         self.wait_ms = max((w.early_ms for w in windows.values()), default=0) + max(self._hold.values(), default=0)
@@ -132,35 +131,32 @@ class Join:
         bucket = (batch.ts[changes.fresh] + hold) // self._bucket[batch.policy]
         numbers = self.pending.append(batch, changes.fresh, bucket)
         self.keys.assign(place[fresh], numbers)
-        if self.waiting:
-            waiting = self.waiting
-            for i, key in [(i, key) for i, key in enumerate(keys[fresh].tolist()) if key in waiting]:
-                self._places = None
-                for click in waiting.pop(key):
-                    self.counts["waiting"] -= 1
-                    self._match(click, int(numbers[i]), changes, counted=counted)
+        for i, key in self.waiting.among(keys[fresh]):
+            for click in self.waiting.pop(key):
+                self.counts["waiting"] -= 1
+                self._match(click, int(numbers[i]), changes, counted=counted)
         return changes
 
-    def add_clicks(self, clicks: list[Click], *, rebuild: Container[tuple[int, int]] | None = None) -> Changes:
-        """Add outcomes. With ``rebuild``, the (offset, row) of those that waited, nothing is counted but what waits."""
+    def add_clicks(self, clicks: list[Click], *, rebuild: Container[int] | None = None) -> Changes:
+        """Add outcomes. With ``rebuild``, the places of those that waited, nothing is counted but what waits."""
         counted = rebuild is None
         changes = Changes()
         if not clicks:
             return changes
         rows = self.keys.find(np.array([click.key for click in clicks], np.uint64)).tolist()
         for click, row in zip(clicks, rows, strict=True):
-            left = self._leaves(click) <= self.watermark if self.watermark is not None else False
+            left = self._left(self._leaves(click))
             if row >= 0:
                 if counted or not left:
                     self._match(click, row, changes, counted=counted)
             elif rebuild is not None:
-                if (click.offset, click.row) in rebuild:
+                if place(click) in rebuild:
                     self._wait(click)
             elif left:
                 self._count("unmatched", counted)
             elif any(
                 other.outcome_id == click.outcome_id and other.slot == click.slot
-                for other in self.waiting.get(click.key, ())
+                for other in self.waiting.of(click.key)
             ):
                 self._count("duplicate", counted)
             else:
@@ -168,17 +164,8 @@ class Join:
         return changes
 
     def _wait(self, click: Click) -> None:
-        self.waiting.setdefault(click.key, []).append(click)
+        self.waiting.add(click, leaves=self._leaves(click))
         self.counts["waiting"] += 1
-        self._places = None
-        leaves = self._leaves(click)
-        self._first_leaves = leaves if self._first_leaves is None else min(self._first_leaves, leaves)
-
-    def waiting_places(self) -> list[tuple[int, int]]:
-        """(offset, row) of every outcome that waits, in order: what a checkpoint stores and a rebuild is given."""
-        if self._places is None:
-            self._places = sorted((click.offset, click.row) for clicks in self.waiting.values() for click in clicks)
-        return self._places
 
     def advance(self, watermark: int) -> list[Matured]:
         """Move the watermark (never back) and let go of what leaves. Returns the matured impressions."""
@@ -189,34 +176,19 @@ class Join:
         for chunk, rows in self.pending.leave(watermark, hold_ms=self._hold, bucket_ms=self._bucket):
             self.keys.remove(chunk.key[rows])
             matured.append(self._mature(chunk, rows))
-        if self._first_leaves is not None and watermark >= self._first_leaves:
-            self._let_waiting_go(watermark)
+        unmatched = self.waiting.leave(watermark, wait_ms=self.wait_ms)
+        self.counts["waiting"] -= unmatched
+        self.counts["unmatched"] += unmatched
         return matured
-
-    def _let_waiting_go(self, watermark: int) -> None:
-        self._places = None
-        for key, clicks in list(self.waiting.items()):
-            staying = [click for click in clicks if self._leaves(click) > watermark]
-            if len(staying) < len(clicks):
-                self.counts["waiting"] -= len(clicks) - len(staying)
-                self._count("unmatched", True, len(clicks) - len(staying))
-                if staying:
-                    self.waiting[key] = staying
-                else:
-                    del self.waiting[key]
-        remaining = (self._leaves(click) for clicks in self.waiting.values() for click in clicks)
-        self._first_leaves = min(remaining, default=None)
 
     def oldest(self) -> tuple[int | None, int | None]:
         """The smallest impression and outcome offsets that something pending still needs; None where nothing does."""
-        impressions, clicks = [], []
-        for chunk in self.pending.chunks():
-            staying = chunk.staying()
-            if len(staying):
-                impressions.append(int(chunk.offset[staying[0]]))
-            if chunk.oldest_click is not None:
-                clicks.append(chunk.oldest_click)
-        clicks.extend(offset for offset, _ in self.waiting_places()[:1])
+        chunks = list(self.pending.chunks())
+        impressions = [chunk.oldest for chunk in chunks if chunk.oldest is not None]
+        clicks = [chunk.oldest_click for chunk in chunks if chunk.oldest_click is not None]
+        waiting = self.waiting.oldest()
+        if waiting is not None:
+            clicks.append(waiting)
         return min(impressions, default=None), min(clicks, default=None)
 
     @property
@@ -227,33 +199,34 @@ class Join:
     def _leaves(self, click: Click) -> int:
         return click.ts + self.wait_ms
 
-    def _count(self, name: str, counted: bool, n: int = 1) -> None:
+    def _count(self, name: str, counted: bool) -> None:
         if counted:
-            self.counts[name] += n
+            self.counts[name] += 1
 
     def _match(self, click: Click, row: int, changes: Changes, *, counted: bool) -> None:
         """Settle one outcome whose impression is pending."""
         chunk, position = self.pending.row(row)
         window = self.windows[chunk.policy]
-        seen = chunk.seen.get(position, [])
-        if self.watermark is not None and any(other.reward is None for other in seen):
-            seen = [other for other in seen if other.reward is not None or other.leaves > self.watermark]
+        seen: Sequence[Seen] = chunk.seen.get(position, ())
+        if seen:
+            seen = [other for other in seen if other.reward is not None or not self._left(other.leaves)]
+            if any(other.outcome_id == click.outcome_id for other in seen):
+                self._count("duplicate", counted)
+                return
         weight = window.outcomes.get(click.kind)
-        if any(other.outcome_id == click.outcome_id for other in seen):
-            self._count("duplicate", counted)
-            return
         if weight is None:
             reason = f"kind is {click.kind!r}; policy {chunk.policy!r} lists {', '.join(sorted(window.outcomes))}"
             self._count("dead", counted)
             if counted:
                 changes.dead.append((click, reason))
             return
-        ts = int(chunk.ts[position])
+        ts = chunk.ts.item(position)
         inside = -window.early_ms <= click.ts - ts < window.window_ms
         reward = weight * click.value
         after = [*seen, Seen(click.outcome_id, click.ts, reward if inside else None, self._leaves(click))]
         chunk.seen[position] = after
-        chunk.oldest_click = click.offset if chunk.oldest_click is None else min(chunk.oldest_click, click.offset)
+        if chunk.oldest_click is None or click.offset < chunk.oldest_click:
+            chunk.oldest_click = click.offset
         self._count("joined" if inside else "late", counted)
         if inside and counted:
             old, new = aggregate(seen, window.aggregate), aggregate(after, window.aggregate)
@@ -261,12 +234,12 @@ class Join:
                 Joined(
                     click,
                     chunk.policy,
-                    int(chunk.arm[position]),
-                    int(chunk.slot[position]),
-                    int(chunk.snapshot[position]),
-                    float(chunk.propensity[position]),
+                    chunk.arm.item(position),
+                    chunk.slot.item(position),
+                    chunk.snapshot.item(position),
+                    chunk.propensity.item(position),
                     ts,
-                    int(chunk.offset[position]),
+                    chunk.offset.item(position),
                     chunk.x[position],
                     reward,
                     new - old,
@@ -274,26 +247,33 @@ class Join:
                 )
             )
 
+    def _left(self, leaves: int) -> bool:
+        return self.watermark is not None and leaves <= self.watermark
+
     def _mature(self, chunk: Chunk, rows: npt.NDArray[np.int64]) -> Matured:
         reward = np.zeros(len(rows))
         outcomes = np.zeros(len(rows), np.int32)
         if chunk.seen:
             how = self.windows[chunk.policy].aggregate
-            for i, position in enumerate(rows.tolist()):
-                seen = chunk.seen.get(position)
-                if seen is not None:
-                    reward[i] = aggregate(seen, how)
-                    outcomes[i] = sum(other.reward is not None for other in seen)
+            positions = np.fromiter(chunk.seen, np.int64, len(chunk.seen))
+            at = np.minimum(np.searchsorted(rows, positions), len(rows) - 1)
+            leaves = rows[at] == positions
+            for i, position in zip(at[leaves].tolist(), positions[leaves].tolist(), strict=True):
+                seen = chunk.seen[position]
+                reward[i] = aggregate(seen, how)
+                outcomes[i] = sum(other.reward is not None for other in seen)
         return Matured(chunk, rows, reward, outcomes)
 
 
-def aggregate(seen: Iterable[Seen], how: Aggregate) -> float:
+def aggregate(seen: Sequence[Seen], how: Aggregate) -> float:
     """The reward of an impression from the outcomes that count, in any order; 0 without one.
 
     >>> two = [Seen("o1", 20, 2.0, 0), Seen("o2", 10, 0.5, 0), Seen("o3", 5, None, 0)]
     >>> [aggregate(two, how) for how in ("sum", "max", "min", "earliest", "count")]
     [2.5, 2.0, 0.5, 0.5, 2.0]
     """
+    if len(seen) == 1 and how != "count":
+        return seen[0].reward or 0.0
     rewards = [(other.ts, other.outcome_id, other.reward) for other in seen if other.reward is not None]
     if not rewards:
         return 0.0

@@ -22,12 +22,13 @@ from streams.monitoring import Monitor
 from streams.recovery import StateMismatchError, recover
 from streams.state import SIDES, Fetched, GapError, PartitionState, Rules, Side
 from streams.transport import Progress, RecordBatch
-from streams.watermark import Answer, WatermarkClock
+from streams.watermark import OTHER, Answer, WatermarkClock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = (0.2, 0.5, 1.0, 2.0)
+LEAD_MS = 5_000  # of event time that one topic may be ahead of the other while that one has unread records
 
 
 class Flow(Protocol):
@@ -35,6 +36,7 @@ class Flow(Protocol):
 
     def start_flow(self, tp: TP, offset: int) -> None: ...  # noqa: D102
     def halt(self, tps: Iterable[TP] | None = None) -> None: ...  # noqa: D102
+    def hold(self, tp: TP, *, held: bool) -> None: ...  # noqa: D102
     def progress(self, tp: TP) -> Progress | None: ...  # noqa: D102
     async def bounds(self, tp: TP) -> tuple[int, int]: ...  # noqa: D102
     async def commit_group(self, offsets: dict[TP, int]) -> bool: ...  # noqa: D102
@@ -138,7 +140,24 @@ class Learner:
                 self._spawn(self._rewind(lifecycle, side))
             return
         lifecycle.rewinding.discard(side)
+        self._pace(lifecycle.state)
         self.monitor.took(batch, joined)
+
+    def _pace(self, state: PartitionState) -> None:
+        """Hold the topic that is ahead in event time while the other has unread records.
+
+        Otherwise a worker that catches up reads the small topic to its end first, and every outcome in it waits.
+        """
+        for side in SIDES:
+            ts, other_ts = state.largest_ts[side], state.largest_ts[OTHER[side]]
+            ahead = ts is not None and other_ts is not None and ts > other_ts + LEAD_MS
+            self._flow().hold(
+                TP(self.rules.topics[side], state.number), held=ahead and self._unread(state, OTHER[side])
+            )
+
+    def _unread(self, state: PartitionState, side: Side) -> bool:
+        progress = self._flow().progress(TP(self.rules.topics[side], state.number))
+        return progress is not None and state.positions[side] < progress.end
 
     async def _rewind(self, lifecycle: Lifecycle, side: Side) -> None:
         """Ask for the partition again from the position, after looking whether the broker still has it."""
@@ -268,6 +287,8 @@ class Learner:
         while True:
             await asyncio.sleep(self._interval_s)
             for lifecycle in list(self.lifecycles.values()):
+                if lifecycle.state is not None and lifecycle.flowing:
+                    self._pace(lifecycle.state)
                 if lifecycle.flowing and not lifecycle.lock.locked():
                     self._spawn(self.checkpoint(lifecycle))
             self.monitor.observe(self)

@@ -7,20 +7,21 @@ in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streams.decode import Impressions
+from streams.decoded import Impressions
 
 CHUNK_BITS = 10
 CHUNK_ROWS = 1 << CHUNK_BITS
+FIXED_BYTES = 44  # of a row, all columns but the context
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """An outcome that belongs to a pending row. ``reward`` is None if it fell outside the window."""
 
     outcome_id: str
@@ -50,8 +51,13 @@ class Chunk:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        columns = (self.key, self.ts, self.offset, self.arm, self.slot, self.snapshot, self.propensity, self.x)
-        return sum(column.nbytes for column in columns)
+        return FIXED_BYTES * CHUNK_ROWS + self.x.nbytes
+
+    @property
+    def oldest(self) -> int | None:
+        """The smallest offset of a row that has not left; rows stand in the order of the log."""
+        first = 0 if self.gone is None else int(np.argmin(self.gone))
+        return int(self.offset[first]) if first < self.n and (self.gone is None or not self.gone[first]) else None
 
     def staying(self) -> npt.NDArray[np.int64]:
         """Positions of the rows that have not left."""
@@ -82,6 +88,8 @@ class Pending:
         self._chunks: dict[int, Chunk] = {}
         self._free: list[int] = []
         self._buckets: dict[tuple[str, int], list[int]] = {}
+        self._left: list[Chunk] = []  # in the last call of `leave`, whose caller still reads them
+        self._spare: list[Chunk] = []  # their memory is used again: new pages cost more than the rows that go into them
         self.rows = 0
 
     @property
@@ -145,14 +153,26 @@ class Pending:
             if chunk.n < CHUNK_ROWS and chunk.x.dtype == x.dtype:
                 return number, chunk
         number = self._free.pop() if self._free else len(self._chunks)
-        self._chunks[number] = _new_chunk(bucket[0], x)
+        self._chunks[number] = self._reused(bucket[0], x) or _new_chunk(bucket[0], x)
         numbers.append(number)
         return number, self._chunks[number]
+
+    def _reused(self, policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk | None:
+        for i, chunk in enumerate(self._spare):
+            if chunk.x.dtype == x.dtype and chunk.x.shape[1] == x.shape[1]:
+                del self._spare[i]
+                return replace(chunk, policy=policy, n=0, gone=None, seen={}, oldest_click=None)
+        return None
 
     def leave(
         self, watermark: int, *, hold_ms: dict[str, int], bucket_ms: dict[str, int]
     ) -> Iterator[tuple[Chunk, npt.NDArray[np.int64]]]:
-        """Take out the rows with ts + hold_ms <= watermark: yields (chunk, positions) for each chunk that loses some."""
+        """Take out the rows with ts + hold_ms <= watermark: yields (chunk, positions) for each chunk that loses some.
+
+        What it yields may be read until the next call.
+        """
+        self._spare = [*self._spare, *self._left][: len(self._chunks) // 4 + 1]
+        self._left = []
         for (policy, bucket), numbers in list(self._buckets.items()):
             width = bucket_ms[policy]
             if bucket * width > watermark:
@@ -170,7 +190,7 @@ class Pending:
             if whole:
                 del self._buckets[(policy, bucket)]
                 for number in numbers:
-                    del self._chunks[number]
+                    self._left.append(self._chunks.pop(number))
                     self._free.append(number)
 
 

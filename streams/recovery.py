@@ -18,7 +18,8 @@ import msgspec
 
 from streams.checkpoint import Writer
 from streams.reading import bounds, latest, read, reader
-from streams.state import SIDES, PartitionState, Rules, unpack_places
+from streams.state import SIDES, PartitionState, Rules
+from streams.waiting import unpack_places
 
 TIMEOUT_S = 10.0
 
@@ -49,8 +50,8 @@ def recover(
 
 def restore(
     number: int, records: Mapping[bytes, bytes], rules: Rules
-) -> tuple[PartitionState, dict[str, int], set[tuple[int, int]]]:
-    """State, oldest needed offsets and waiting outcomes (offset, row) from the newest records of a partition (by key), without what is pending."""
+) -> tuple[PartitionState, dict[str, int], set[int]]:
+    """State, oldest needed offsets and the places of waiting outcomes from the newest records of a partition (by key), without what is pending."""
     checkpoint: dict[str, Any] | None = None
     arms: list[tuple[str, str, dict[str, Any]]] = []
     for key, value in records.items():
@@ -86,9 +87,7 @@ def restore(
     return state, checkpoint["oldest"], unpack_places(checkpoint["waiting"])
 
 
-def _rebuild(
-    consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[tuple[int, int]]
-) -> list[str]:
+def _rebuild(consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[int]) -> list[str]:
     warnings = []
     state.counts["waiting"] = 0
     for side in SIDES:

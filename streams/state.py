@@ -6,7 +6,6 @@ gathered, a policy at a time, so that the cost of touching an arm is spread over
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,9 +15,11 @@ import numpy as np
 
 from policies.batch import Batch
 from policies.model import Model, Sums
-from streams.decode import Dead, Decoder, Impressions, Record
+from streams.decode import Decoder, select
+from streams.decoded import Dead, Impressions, Record
 from streams.feedback import encode_joined, encode_matured
 from streams.join import Changes, Join, Joined, Matured, Window
+from streams.waiting import pack_places
 
 Side = Literal["impressions", "clicks"]
 SIDES: tuple[Side, Side] = ("impressions", "clicks")
@@ -114,10 +115,10 @@ class PartitionState:
         self.positions[batch.side] = batch.end
         return joined
 
-    def remember(self, side: Side, records: Sequence[Record], waited: Container[tuple[int, int]]) -> None:
+    def remember(self, side: Side, records: Sequence[Record], waited: Container[int]) -> None:
         """Rebuild what is pending from records below the committed offsets; adds to no sum and no count.
 
-        ``waited``: (offset, row) of the outcomes that were waiting.
+        ``waited``: places of the outcomes that were waiting.
         """
         if side == "impressions":
             groups, _ = self.rules.decoder.impressions(records)
@@ -252,7 +253,7 @@ class PartitionState:
                 side: self.positions[side] if first is None else first
                 for side, first in zip(SIDES, oldest, strict=True)
             },
-            "waiting": pack_places(self.join.waiting_places()),
+            "waiting": pack_places(self.join.waiting.places()),
             "counts": dict(self.counts),
             "impressions": dict(self.impressions),
             "largest_ts": dict(self.largest_ts),
@@ -270,34 +271,6 @@ EXPIRED = "came after its window had closed"
 def sums_key(policy: str | None, partition: int, arm: str | None) -> bytes:
     """Key of a record of the posteriors topic: [policy, partition, arm]; both names null for the checkpoint record."""
     return msgspec.msgpack.encode([policy, partition, arm])
-
-
-def pack_places(places: Sequence[tuple[int, int]]) -> bytes:
-    """(offset, row) pairs in order as compressed little-endian int64 differences and uint32 rows.
-
-    >>> unpack_places(pack_places([(7, 0), (9, 1), (9, 3)])) == {(7, 0), (9, 1), (9, 3)}
-    True
-    """
-    offsets = np.array([offset for offset, _ in places], "<i8")
-    rows = np.array([row for _, row in places], "<u4")
-    return zlib.compress(np.diff(offsets, prepend=0).astype("<i8").tobytes() + rows.tobytes(), 1)
-
-
-def unpack_places(packed: bytes) -> set[tuple[int, int]]:
-    """The pairs that `pack_places` packed."""
-    raw = zlib.decompress(packed)
-    n = len(raw) // 12
-    offsets = np.cumsum(np.frombuffer(raw, "<i8", n))
-    return set(zip(offsets.tolist(), np.frombuffer(raw, "<u4", n, 8 * n).tolist(), strict=True))
-
-
-def select(group: Impressions, rows: Any) -> Impressions:
-    """Some rows of a batch."""
-    columns = {
-        name: getattr(group, name)[rows]
-        for name in ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")
-    }
-    return Impressions(policy=group.policy, **columns)
 
 
 def to_batch(gathered: Gathered, names: Sequence[str], dimension: int) -> tuple[Batch, list[str]]:

@@ -34,7 +34,7 @@ from streams.logs import get_logger
 log = get_logger(__name__)
 
 MAX_RECORDS = 5_000
-FETCH_WAIT_MS = 250
+FETCH_WAIT_MS = 50  # while the broker waits for more of one partition, nothing else is fetched from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._lock = threading.Lock()
         self._flowing: set[TP] = set()
+        self._held: set[TP] = set()
         self._seeks: dict[TP, int] = {}
 
     def start_flow(self, tp: TP, offset: int) -> None:
@@ -82,6 +83,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
         with self._lock:
             self._seeks[tp] = offset
             self._flowing.add(tp)
+            self._held.discard(tp)
 
     def halt(self, tps: Iterable[TP] | None = None) -> None:
         """Let partitions, or all, flow no more."""
@@ -89,6 +91,12 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             for tp in list(self._flowing) if tps is None else tps:
                 self._flowing.discard(tp)
                 self._seeks.pop(tp, None)
+                self._held.discard(tp)
+
+    def hold(self, tp: TP, *, held: bool) -> None:
+        """Let what has been fetched of a partition lie, and fetch no more of it, until it is held no longer."""
+        with self._lock:
+            (self._held.add if held else self._held.discard)(tp)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -144,7 +152,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             return []
         with self._lock:
             seeks, self._seeks = self._seeks, {}
-            flowing = set(self._flowing)
+            flowing = self._flowing - self._held
         assigned = set(consumer.assignment())
         for tp, offset in seeks.items():
             if tp in assigned:

@@ -13,7 +13,7 @@ from unittest import mock
 from confluent_kafka import Producer
 
 from streams.checkpoint import FencedError, Writer
-from streams.decode import Record
+from streams.decoded import Record
 from streams.learner import Learner, Lifecycle
 from streams.state import Fetched, Message, PartitionState, Side
 

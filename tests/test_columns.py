@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from streams.columns import column, encode_impressions, encode_outcomes, names
-from streams.decode import Decoder, Impressions
+from streams.decode import Decoder
+from streams.decoded import Impressions
 from streams.events import COLUMNS_MAGIC, Codec, EventError, Impression, Outcome, encode
 from streams.reading import SimpleRecord
 from streams.settings import PolicySettings

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.decode import Click, Impressions
+from streams.decoded import Click, Impressions
 from streams.join import Join, Window
 
 WINDOWS = {
@@ -120,7 +120,7 @@ def contents(join: Join) -> Any:
                 )
             )
             assert join.keys.find(chunk.key[position : position + 1])[0] >= 0
-    waiting = sorted((click.key, click.outcome_id, click.offset) for group in join.waiting.values() for click in group)
+    waiting = sorted((click.key, click.outcome_id, click.offset) for click in join.waiting)
     assert len(rows) == join.pending.rows == len(join.keys)
     assert join.counts["waiting"] == len(waiting)
     return sorted(rows), waiting
@@ -134,7 +134,7 @@ class Cut:
     watermark: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
     oldest: tuple[int, int] = (0, 0)
-    waiting: list[tuple[int, int]] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
     rewards: dict[int, float] = field(default_factory=dict)
     matured: list[tuple[int, float]] = field(default_factory=list)
 
@@ -203,7 +203,7 @@ class Run:
             watermark=self.join.watermark,
             counts=dict(self.join.counts),
             oldest=(i if oldest[0] is None else oldest[0], c if oldest[1] is None else oldest[1]),
-            waiting=self.join.waiting_places(),
+            waiting=self.join.waiting.places().tolist(),
             rewards=dict(self.rewards),
             matured=list(self.matured),
         )

@@ -97,6 +97,9 @@ class Script:
         for tp in list(self.started) if tps is None else tps:
             self.started.pop(tp, None)
 
+    def hold(self, tp: TP, *, held: bool) -> None:
+        pass
+
     def progress(self, tp: TP) -> Progress | None:
         return None
 

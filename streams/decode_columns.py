@@ -1,0 +1,141 @@
+"""Columnar records to columns: the records of a fetch that go together become one set of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from streams.columns import ImpressionColumns, OutcomeColumns, column
+from streams.decode_rows import OutcomeRow, PolicyRules
+from streams.decoded import Dead, Names, Record
+from streams.events import COLUMNS_MAGIC, VERSION, EventError
+from streams.validation import Raw, dimension_reason, version_reason
+
+_IMPRESSIONS = msgspec.msgpack.Decoder(ImpressionColumns)
+_OUTCOMES = msgspec.msgpack.Decoder(OutcomeColumns)
+
+
+class _Part(NamedTuple):
+    """One record whose columns have the right lengths."""
+
+    record: Record
+    batch: ImpressionColumns
+    slot: npt.NDArray[np.int32]
+    arm: npt.NDArray[np.int32]
+
+
+def impressions(
+    records: Sequence[Record], *, policies: PolicyRules, arms: dict[str, Names], slots: Names, dead: list[Dead]
+) -> Iterable[Raw]:
+    """The impressions of columnar records, by policy and type of number."""
+    together: dict[tuple[str, str], list[_Part]] = {}
+    for record in records:
+        try:
+            part = _part(record, policies, arms, slots)
+        except (EventError, msgspec.MsgspecError) as error:
+            dead.append(Dead(record, str(error), rows=_rows_of(record)))
+            continue
+        if part.batch.n:
+            together.setdefault((part.batch.policy, part.batch.dtype), []).append(part)
+    for (policy, dtype), parts in together.items():
+        yield _joined(policy, dtype, parts, policies.dimension(policy))
+
+
+def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[OutcomeRow], list[Record], list[int]]:
+    """The outcomes of columnar records in order, with the record of each and its row there."""
+    rows: list[OutcomeRow] = []
+    of: list[Record] = []
+    numbers: list[int] = []
+    for record in records:
+        try:
+            found = _outcome_rows(_decoded(record, _OUTCOMES, "outcome"))
+        except (EventError, msgspec.MsgspecError) as error:
+            dead.append(Dead(record, str(error), rows=_rows_of(record)))
+            continue
+        rows += found
+        of += [record] * len(found)
+        numbers += range(len(found))
+    return rows, of, numbers
+
+
+def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: Names) -> _Part:
+    batch: ImpressionColumns = _decoded(record, _IMPRESSIONS, "impression")
+    policies.check(batch.policy)
+    dimension, n = policies.dimension(batch.policy), batch.n
+    if dimension and batch.dimension != dimension:
+        raise EventError(dimension_reason(batch.dimension, dimension, batch.policy))
+    if batch.dtype not in ("<f4", "<f8"):
+        raise EventError(f"dtype is {batch.dtype!r}; allowed: '<f4', '<f8'")
+    column(batch.context, batch.dtype, n * batch.dimension, "context")
+    for name, dtype in (("ts", "<i8"), ("snapshot", "<i8"), ("propensity", "<f8")):
+        column(getattr(batch, name), dtype, n, name)
+    slot = _positions(batch.slot, batch.slots, n, "slot")
+    arm = _positions(batch.arm, batch.arms, n, "arm")
+    return _Part(record, batch, slots.codes(batch.slots)[slot], arms[batch.policy].codes(batch.arms)[arm])
+
+
+def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
+    sizes = np.array([part.batch.n for part in parts])
+    n, source = int(sizes.sum()), np.repeat(np.arange(len(parts)), sizes)
+
+    def whole(name: str, of: str) -> Any:
+        return np.frombuffer(b"".join([getattr(part.batch, name) for part in parts]), of)
+
+    return Raw(
+        policy=policy,
+        records=[part.record for part in parts],
+        source=source,
+        row=np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes),
+        decision_id=[name for part in parts for name in part.batch.decision_id],
+        slot=np.concatenate([part.slot for part in parts]),
+        arm=np.concatenate([part.arm for part in parts]),
+        ts=whole("ts", "<i8"),
+        snapshot=whole("snapshot", "<i8"),
+        propensity=whole("propensity", "<f8"),
+        version=np.full(n, VERSION),
+        x=whole("context", dtype).reshape(n, dimension) if dimension else np.zeros((n, 0), np.float32),
+    )
+
+
+def _outcome_rows(batch: OutcomeColumns) -> list[OutcomeRow]:
+    if len(batch.outcome_id) != batch.n:
+        raise EventError(f"column 'outcome_id' has {len(batch.outcome_id)} values, n is {batch.n}")
+    slots = [batch.slots[code] for code in _positions(batch.slot, batch.slots, batch.n, "slot").tolist()]
+    kinds = [batch.kinds[code] for code in _positions(batch.kind, batch.kinds, batch.n, "kind").tolist()]
+    value = column(batch.value, "<f8", batch.n, "value").tolist()
+    ts = column(batch.ts, "<i8", batch.n, "ts").tolist()
+    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, strict=True)
+    return [OutcomeRow(d, s, o, t, k, v, batch.v) for d, s, o, t, k, v in columns]
+
+
+def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:
+    value = memoryview(record.value or b"")
+    if value[:4] != COLUMNS_MAGIC:
+        raise EventError(f"a columnar batch begins with CLC1, this one with {bytes(value[:4])!r}")
+    batch = decoder.decode(value[4:])
+    if batch.type != kind:
+        raise EventError(f"type is {batch.type!r}; this topic takes {kind!r} batches")
+    if batch.v != VERSION:
+        raise EventError(version_reason(batch.v))
+    if batch.n < 0 or len(batch.decision_id) != batch.n:
+        raise EventError(f"column 'decision_id' has {len(batch.decision_id)} values, n is {batch.n}")
+    return batch
+
+
+def _rows_of(record: Record) -> int:
+    """How many events a columnar record that cannot be used stands for; 1 if even that cannot be read."""
+    try:
+        return max(1, len(msgspec.msgpack.decode((record.value or b"")[4:])["decision_id"]))
+    except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
+        return 1
+
+
+def _positions(buffer: bytes, names: list[str], n: int, name: str) -> npt.NDArray[np.uint32]:
+    codes = column(buffer, "<u4", n, name)
+    if n and int(codes.max()) >= len(names):
+        raise EventError(f"column {name!r} points at name {int(codes.max())} of {len(names)}")
+    return codes  # type: ignore[return-value]

@@ -1,0 +1,128 @@
+"""What an event must satisfy beyond its types, and why it does not, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streams.decoded import Dead, Floats, Impressions, Ints, Names, Record, row_keys
+from streams.events import VERSION
+
+AHEAD_MS = 5 * 60 * 1000  # event time may lead the record's timestamp by this much (semantics: events and time)
+LARGEST_SNAPSHOT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raw:
+    """Decoded impressions of one policy, n rows in the order of the log; types and lengths are right, values may not be."""
+
+    policy: str
+    records: Sequence[Record]
+    source: Ints  # (n,) position in `records`
+    row: Ints | None  # (n,) row within its record; None if every record is one event
+    decision_id: list[str]  # n
+    slot: npt.NDArray[np.int32]  # (n,)
+    arm: npt.NDArray[np.int32]  # (n,)
+    ts: Ints  # (n,)
+    snapshot: Ints  # (n,)
+    propensity: Floats  # (n,)
+    version: Ints  # (n,)
+    x: npt.NDArray[np.floating[Any]]  # (n, d)
+
+
+def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressions | None:
+    """The rows that can be used, None if there are none; the others are added to ``dead`` with their reasons."""
+    offset = np.array([record.offset for record in raw.records], np.int64)[raw.source]
+    latest = np.array([record.timestamp for record in raw.records], np.int64)[raw.source] + AHEAD_MS
+    good = (raw.propensity > 0) & (raw.propensity <= 1) & (raw.ts >= 0) & (raw.ts <= latest)
+    good &= (raw.snapshot >= -1) & (raw.snapshot <= LARGEST_SNAPSHOT) & (raw.version == VERSION)
+    if not np.isfinite(raw.x).all():
+        good &= np.isfinite(raw.x).all(axis=1)
+    if "" in arms or "" in slots or not all(raw.decision_id):
+        good &= np.array([bool(name) for name in raw.decision_id])
+        good &= (raw.arm != arms.get("", -1)) & (raw.slot != slots.get("", -1))
+    kept: Any = slice(None)
+    decision_id = raw.decision_id
+    if not good.all():
+        for i in np.flatnonzero(~good).tolist():
+            row = None if raw.row is None else int(raw.row[i])
+            reason = _impression_reason(raw, i, arms, slots, int(latest[i]))
+            dead.append(Dead(raw.records[raw.source[i]], reason, row))
+        kept = good
+        decision_id = [decision_id[i] for i in np.flatnonzero(good).tolist()]
+        if not decision_id:
+            return None
+    slot = raw.slot[kept]
+    return Impressions(
+        policy=raw.policy,
+        key=row_keys(decision_id, slot, slots.hashes()),
+        slot=slot,
+        arm=raw.arm[kept],
+        ts=raw.ts[kept],
+        offset=offset[kept],
+        snapshot=raw.snapshot[kept].astype(np.int32),
+        propensity=raw.propensity[kept],
+        x=_narrow(raw.x[kept]),
+    )
+
+
+def _narrow(x: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    """float32 where every value is one, so that a pending row takes half the memory; else unchanged."""
+    if x.dtype == np.float32:
+        return x
+    with np.errstate(over="ignore"):
+        narrow = x.astype(np.float32)
+    return narrow if np.array_equal(narrow, x) else x
+
+
+def _impression_reason(raw: Raw, i: int, arms: Names, slots: Names, latest: int) -> str:
+    if raw.version[i] != VERSION:
+        return version_reason(int(raw.version[i]))
+    names = {"decision_id": raw.decision_id[i], "arm": arms.list[raw.arm[i]], "slot": slots.list[raw.slot[i]]}
+    for name, value in names.items():
+        if not value:
+            return f"{name} is empty"
+    if not 0 < raw.propensity[i] <= 1:
+        return f"propensity is {float(raw.propensity[i])}; allowed: above 0, at most 1"
+    late = time_reason(int(raw.ts[i]), latest)
+    if late is not None:
+        return late
+    bad = np.flatnonzero(~np.isfinite(raw.x[i]))
+    if len(bad):
+        return f"context[{bad[0]}] is {raw.x[i][bad[0]]}; allowed: finite numbers"
+    return f"snapshot is {int(raw.snapshot[i])}; allowed: null or 0 to {LARGEST_SNAPSHOT}"
+
+
+def outcome_reason(row: Any, *, kinds: frozenset[str], latest: int) -> str | None:
+    """Why an outcome (decision_id, slot, outcome_id, kind, value, ts, v) cannot be used, None if it can."""
+    if row.v != VERSION:
+        return version_reason(row.v)
+    for name in ("decision_id", "slot", "outcome_id"):
+        if not getattr(row, name):
+            return f"{name} is empty"
+    if row.kind not in kinds:
+        return f"kind is {row.kind!r}, which no policy lists in its outcomes; listed: {', '.join(sorted(kinds))}"
+    if not -1.7e308 < row.value < 1.7e308:
+        return f"value is {row.value}; allowed: a finite number"
+    return time_reason(row.ts, latest)
+
+
+def dimension_reason(size: int, dimension: int, policy: str) -> str:
+    """A context of another length than the policy's."""
+    return f"context has {size} values; policy {policy!r} has dimension {dimension}"
+
+
+def version_reason(version: int) -> str:
+    """A version that this program does not read."""
+    return f"v is {version}; this program reads version {VERSION}: update it, or produce version {VERSION}"
+
+
+def time_reason(ts: int, latest: int) -> str | None:
+    """A time that is out of range; None if it is in."""
+    if 0 <= ts <= latest:
+        return None
+    return f"ts is {ts}; allowed: ms UTC from 0 to {latest} (5 minutes after the record's timestamp)"
