@@ -40,6 +40,7 @@ class Loop:
         self.folder = folder
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.starts: collections.Counter[str] = collections.Counter()
+        self.delivered = 0  # events that the broker has acknowledged
         create(self.settings)
         self.producer = Producer(
             self.settings.librdkafka() | {"partitioner": "murmur2_random", "linger.ms": 2, "enable.idempotence": True}
@@ -108,11 +109,17 @@ class Loop:
             value = encode(event, "msgpack" if i % 3 == 0 else "json")
             while True:
                 try:
-                    self.producer.produce(topic, key=event.decision_id.encode(), value=value)
+                    self.producer.produce(
+                        topic, key=event.decision_id.encode(), value=value, on_delivery=self._acknowledged
+                    )
                     break
                 except BufferError:
                     self.producer.poll(0.1)
         self.producer.poll(0)
+
+    def _acknowledged(self, error: object, _: object) -> None:
+        assert error is None, error
+        self.delivered += 1
 
     def flush(self) -> None:
         """Wait until the broker has everything."""
