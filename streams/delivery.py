@@ -21,6 +21,12 @@ class NotDelivered(RuntimeError):  # noqa: N818 - as above
     retriable = True
 
 
+class TooLarge(NotDelivered):
+    """An event is larger than a Kafka record may be. It was not taken, and will not be later."""
+
+    retriable = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """What became of one record. ``tags`` are what the caller gave with its rows; ``offset`` is -1 if it failed."""

@@ -26,6 +26,10 @@ from typing import Any, Literal
 import msgspec
 
 VERSION = 1
+LARGEST = 1e30
+"""Size above which a number counts as unusable: squares, and sums of them weighted by up to 2^256, stay finite."""
+LARGEST_RECORD = 1_000_000
+"""Bytes that a record may take: what Kafka's producers and topics allow unless they are told otherwise."""
 CONTENT_TYPE = "content-type"
 JSON = b"application/json"
 MSGPACK = b"application/msgpack"

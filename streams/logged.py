@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import zipfile
+import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,15 @@ def open_logged(name: str | Path) -> LoggedFile:
     if not member and zipfile.is_zipfile(path):
         raise LoggedError(f"{path} is an archive; name its member as {path}!MEMBER, one of: {_some(_members(path))}")
     with _readable(path), _opened(path, member or None) as stream:
-        columns = _COLUMNS[kind](stream)
+        try:
+            columns = _COLUMNS[kind](stream)
+        except LoggedError as error:
+            raise LoggedError(f"{name}: {error}") from error
     if not columns:
         raise LoggedError(f"{name} is empty; it needs at least one row")
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise LoggedError(f"{name} has more than one column {', '.join(map(repr, twice))}; rename all but one")
     return LoggedFile(path=path, member=member or None, format=kind, columns=columns)
 
 
@@ -103,8 +110,12 @@ def _readable(path: Path) -> Iterator[None]:
     """What may be wrong with a file's bytes, as LoggedError."""
     try:
         yield
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise LoggedError(f"{path} cannot be read: {error}; text files must be UTF-8") from error
+    except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, EOFError) as error:
+        raise LoggedError(
+            f"{path} cannot be unpacked: {error}; is it whole, and does its ending say what it is?"
+        ) from error
 
 
 @contextmanager
@@ -174,6 +185,8 @@ def _jsonl_rows(stream: BinaryIO) -> Iterator[NumberedRow]:
             yield number, decode(line)
         except msgspec.MsgspecError as error:
             yield number, BadRow(number, f"is not a JSON object: {error}")
+        except RecursionError:
+            yield number, BadRow(number, "is not a JSON object that can be read: it is nested too deeply")
 
 
 def _parquet(stream: BinaryIO) -> Any:
@@ -186,7 +199,7 @@ def _parquet(stream: BinaryIO) -> Any:
     try:
         return ParquetFile(source)
     except ArrowInvalid as error:
-        raise LoggedError(f"is not a Parquet file: {error}") from error
+        raise LoggedError(f"not a Parquet file: {error}") from error
 
 
 def _parquet_columns(stream: BinaryIO) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from math import isfinite
 
+from streams.events import LARGEST
+
 _FALSE = {"", "0", "0.0", "false", "no", "none", "null"}
 _TRUE = {"1", "1.0", "true", "yes"}
 
@@ -23,13 +25,15 @@ def text(name: str, value: object) -> str:
 
 
 def number(name: str, value: object) -> float:
-    """A finite number."""
+    """A finite number of a size that sums can hold."""
     try:
         found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = float("nan")
     if not isfinite(found):
         raise ValueError(f"{name} is {value!r}; it must be a finite number")
+    if not -LARGEST <= found <= LARGEST:
+        raise ValueError(f"{name} is {value!r}; allowed: from {-LARGEST:g} to {LARGEST:g}")
     return found
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from streams.delivery import Delivery, NotDelivered, QueueFull, Stats
-from streams.events import CONTENT_TYPE, CONTENT_TYPES, Codec, Impression, Outcome, encode
+from streams.delivery import Delivery, NotDelivered, QueueFull, Stats, TooLarge
+from streams.events import CONTENT_TYPE, CONTENT_TYPES, LARGEST_RECORD, Codec, Impression, Outcome, encode
 from streams.gathering import Gathering, Row, batches
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from streams.settings import Settings
 
-__all__ = ["Delivery", "EventProducer", "NotDelivered", "QueueFull", "Stats"]
+__all__ = ["Delivery", "EventProducer", "NotDelivered", "QueueFull", "Stats", "TooLarge"]
 
 _POLL_S = 0.05
 
@@ -88,11 +88,11 @@ class EventProducer:
         return self._stats
 
     def impression(self, event: Impression, *, tag: object = None) -> None:
-        """Queue one impression. Raises QueueFull if there is no room, ValueError after `close`."""
+        """Queue one impression. Raises QueueFull if there is no room, TooLarge, ValueError after `close`."""
         self._take(self._topics.impressions, event, tag)
 
     def outcome(self, event: Outcome, *, tag: object = None) -> None:
-        """Queue one outcome. Raises QueueFull if there is no room, ValueError after `close`."""
+        """Queue one outcome. Raises QueueFull if there is no room, TooLarge, ValueError after `close`."""
         self._take(self._topics.clicks, event, tag)
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -135,9 +135,14 @@ class EventProducer:
         except BufferError as error:
             self._count(taken=-1)
             raise self._full() from error
-        except KafkaException:
+        except KafkaException as error:
             self._count(taken=-1)
-            raise
+            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise
+            raise TooLarge(
+                f"{topic}: the event of decision {event.decision_id[:40]!r} takes {len(value)} bytes and was not sent: "
+                f"{error.args[0].str()}; a record may take about {LARGEST_RECORD} bytes"
+            ) from error
 
     def _count(self, *, taken: int = 0, delivered: int = 0, failed: int = 0, error: str | None = None) -> bool:
         """Add to the counts; False, and nothing added, if that would pass the bound of the queue."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from streams.events import LARGEST_RECORD, encode
 from streams.logged import BadRow, LoggedError, LoggedFile
 from streams.logged_rows import Event, RowReader
 from streams.logged_values import category
@@ -87,6 +88,8 @@ class Log:
             event = self.reader.event(number, row)
         except BadRow as error:
             return error
+        if _takes(event) > LARGEST_RECORD:
+            return BadRow(number, f"the event takes {_takes(event)} bytes; a Kafka record may take {LARGEST_RECORD}")
         size = len(event.impression.context)
         if self.dimension in (0, size):
             return event
@@ -143,6 +146,18 @@ def make_log(
         limit=limit,
         back_ms=round(policy.grace_s * 1000),
         dimension=policy.dimension if policy.model == "linear" else 0,
+    )
+
+
+def _takes(event: Event) -> int:
+    """Bytes of the event's largest record; an estimate from above where it is far from the limit."""
+    shown = event.impression
+    names = (shown.decision_id, shown.slot, shown.arm, event.outcome.outcome_id if event.outcome is not None else "")
+    roughly = 6 * sum(map(len, names)) + 32 * len(shown.context) + 1000
+    return (
+        roughly
+        if roughly < LARGEST_RECORD
+        else max(len(encode(one)) for one in (shown, event.outcome) if one is not None)
     )
 
 

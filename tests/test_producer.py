@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streams import topics
-from streams.delivery import NotDelivered, QueueFull
+from streams.delivery import NotDelivered, QueueFull, TooLarge
 from streams.events import Codec, Impression, Outcome, codec_of
 from streams.gathering import BATCH_ROWS, Gathering, batches
 from streams.partition import partition_for
@@ -172,3 +172,16 @@ def test_context_survives_a_columnar_batch_exactly() -> None:
     [(_, value, _)] = batches([(event, None)], partitions=1)
     columns = msgspec.msgpack.decode(value[4:])
     assert np.frombuffer(columns["context"], columns["dtype"]).tolist() == x
+
+
+def test_an_event_too_large_for_kafka_is_refused_for_good(local_broker: str, prefix: str) -> None:
+    """The caller learns the size and the limit; nothing else is lost by it."""
+    settings = Settings(bootstrap=local_broker, prefix=prefix, partitions=1)
+    topics.create(settings)
+    producer = EventProducer(settings)
+    with pytest.raises(TooLarge, match=r"takes 2000\d+ bytes .* about 1000000 bytes") as caught:
+        producer.outcome(Outcome(decision_id="d" * 2_000_000, slot="s", outcome_id="o", ts=1))
+    assert not caught.value.retriable
+    producer.outcome(Outcome(decision_id="d", slot="s", outcome_id="o", ts=1))
+    producer.close()
+    assert (producer.stats.taken, producer.stats.delivered, producer.stats.failed) == (1, 1, 0)

@@ -151,8 +151,12 @@ def test_csv_with_the_columns_of_the_open_bandit_dataset(tmp_path: Path) -> None
         ("empty.csv", b"", "is empty"),
         ("log.csv", b"arm,propensity\na,1\n", "no column for ts"),
         ("log.csv", b"arm,propensity,ts\n\xff,1,1\n", "must be UTF-8"),
-        ("log.csv.gz", b"arm,propensity,ts\n", "cannot be read"),
-        ("log.jsonl", b"[1]\n", "row 1: is not a JSON object"),
+        ("log.csv.gz", b"arm,propensity,ts\n", "cannot be unpacked"),
+        ("log.csv.gz", gzip.compress(b"arm,propensity,ts\n" * 99)[:40], "cannot be unpacked: .* is it whole"),
+        ("log.csv", b"arm,propensity,ts,ts\na,1,1,2\n", "log.csv has more than one column 'ts'"),
+        ("log.jsonl", b"[1]\n", "log.jsonl: row 1: is not a JSON object"),
+        ("log.jsonl", b'{"z":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "log.jsonl: row 1: .* nested too deeply"),
+        ("log.parquet", b"garbage", "log.parquet: not a Parquet file"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_with_the_reason(
@@ -202,6 +206,7 @@ def test_mappings_that_do_not_fit_are_refused(mapping: dict[str, str], words: st
         ("ts", "2999-01-01", "five minutes from now"),
         ("click", "maybe", "click is 'maybe'"),
         ("x", "inf", "x is 'inf'"),
+        ("x", "-1e31", "x is '-1e31'; allowed: from -1e.30 to 1e.30"),
         ("snapshot", "1.5", "snapshot is '1.5'"),
         ("kind", "view", "kind is 'view'"),
     ],
@@ -436,12 +441,20 @@ def test_nothing_is_sent_when_a_row_is_bad(local_broker: str, prefix: str, tmp_p
         run_replay(settings, path, policy="obd", skip_bad=True, wait_s=0.5, json=True)
 
 
+def test_an_event_larger_than_a_record_is_a_bad_row(tmp_path: Path) -> None:
+    """Kafka would refuse it in the middle of the replay; it is found before anything is sent."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(as_jsonl([{**LINES[0], "decision_id": "d"}, {**LINES[1], "decision_id": "x" * 1_000_000}]))
+    with pytest.raises(LoggedError, match=r"row 2: the event takes 10\d+ bytes; a Kafka record may take 1000000"):
+        run_replay(Settings(policies={"obd": PolicySettings(dimension=2)}), path, policy="obd")
+
+
 def test_missing_policy_and_topics_are_told(local_broker: str, prefix: str, tmp_path: Path) -> None:
     """Before anything is sent."""
     path = tmp_path / "log.jsonl"
     path.write_bytes(as_jsonl(LINES))
     settings = Settings(bootstrap=local_broker, prefix=prefix, policies={"obd": PolicySettings(dimension=2)})
-    with pytest.raises(SettingsError, match="policy 'other' is not in the settings; known: obd"):
+    with pytest.raises(SettingsError, match="there is no policy 'other' in the settings; known here: obd"):
         run_replay(settings, path, policy="other")
     with pytest.raises(ReplayError, match="clickloop topics create"):
         run_replay(settings, path, policy="obd")
