@@ -20,9 +20,9 @@ class Role(StrEnum):
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long the simulated traffic runs.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1.0, max=86_400.0, help="How long the simulated traffic runs.")] = 60.0,
     arms: Annotated[int, typer.Option(min=2, max=1_000, help="Number of arms to choose from.")] = 20,
-    rate: Annotated[float, typer.Option(min=1.0, help="Decisions per second.")] = 2_000.0,
+    rate: Annotated[float, typer.Option(min=1.0, max=100_000.0, help="Decisions per second.")] = 2_000.0,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the learning curves to this PNG.")] = None,
     config: Config = None,

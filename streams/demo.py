@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from streams.demo_plot import draw, require_matplotlib
+from streams.demo_plot import draw, require_matplotlib, require_writable
 from streams.demo_run import POLICY, Run
 from streams.demo_view import summary
 from streams.local_loop import LocalLoop
@@ -51,6 +51,8 @@ def run_demo(
         LoopError, LocalBrokerError, BrokerUnreachable, WorkerDied, PlotError: with what to do.
     """
     require_matplotlib()
+    path = PLOT if plot is None else plot
+    require_writable(path)
     world = make_world(arms=arms, seed=seed, window_s=WINDOW_S)
     chosen = demo_settings(Settings() if settings is None else settings, world, own_broker=own_broker)
     console = Console(stderr=json)
@@ -60,9 +62,11 @@ def run_demo(
         interrupted = run.traffic(console, show=not json)
         report, history = run.report()
     if history.time_s.size:
-        path = PLOT if plot is None else plot
-        draw(path, history, arms=world.arms, title=_plot_title(report))
-        report["plot"] = str(path)
+        try:
+            draw(path, history, arms=world.arms, title=_plot_title(report))
+            report["plot"] = str(path)
+        except OSError as error:
+            console.print(f"the picture could not be written: {error}")
     if interrupted:
         console.print("interrupted; this is how far it came")
     if json:

@@ -33,6 +33,21 @@ def require_matplotlib() -> None:
         raise PlotError("the picture needs matplotlib; run pip install 'clickloop[local]'") from error
 
 
+def require_writable(path: Path) -> None:
+    """Raise PlotError if no picture can be written there; makes its folder. Asked before a run, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise PlotError(
+            f"the picture cannot be written to {path}: {error.strerror}; choose another place by --plot"
+        ) from error
+
+
 def binned(history: History, bins: int = BINS) -> dict[str, FloatArray]:
     """Means over equal stretches of time: `time_s` (their middles), `chosen`, `uniform`, `best`, `clicked`, each (m,).
 
@@ -67,6 +82,7 @@ def draw(path: Path, history: History, *, arms: Sequence[str], title: str) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(11, 9), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
@@ -75,7 +91,6 @@ def draw(path: Path, history: History, *, arms: Sequence[str], title: str) -> No
     _draw_regret(regret, history)
     _draw_traffic(traffic, history, arms)
     traffic.set_xlabel("time since the traffic began (s)")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, format="png")
 
 

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
     from streams.settings import Settings
 
-_QUIET = {"kafka": logging.CRITICAL, "aiokafka": logging.WARNING, "faust": logging.WARNING, "mode": logging.WARNING}
+_QUIET = {
+    "kafka": logging.CRITICAL,
+    "aiokafka": logging.WARNING,
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
+    "matplotlib": logging.WARNING,
+}
 """Loggers of libraries that tell more than their users want, and the least level that passes unless we debug."""
 
 

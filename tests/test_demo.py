@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from streams.demo_plot import binned, draw, traffic_shares
+from streams.demo_plot import PlotError, binned, draw, require_writable, traffic_shares
 from streams.demo_view import Status, summary, table
 from streams.freshness import Freshness
 from streams.processes import WorkerDied, WorkerProcess, as_environment, without_settings
@@ -93,6 +93,18 @@ def test_the_picture_is_a_png(arms: int, tmp_path: Path) -> None:
     path = tmp_path / "new" / "demo.png"
     draw(path, history(arms=arms), arms=[f"ad-{i}" for i in range(arms)], title="a title")
     assert path.read_bytes().startswith(PNG)
+
+
+def test_a_place_for_the_picture_is_asked_for_before_the_run(tmp_path: Path) -> None:
+    """A folder or a path below a file is refused; what is usable is left as it was."""
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path, tmp_path / "file" / "picture.png"):
+        with pytest.raises(PlotError, match="choose another place by --plot"):
+            require_writable(place)
+    require_writable(tmp_path / "new" / "picture.png")
+    require_writable(tmp_path / "file")
+    assert not (tmp_path / "new" / "picture.png").exists()
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_the_table_shows_what_is_known_and_a_dash_for_the_rest() -> None:
