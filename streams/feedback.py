@@ -182,5 +182,7 @@ def _record(
 
 def _renumbered(codes: npt.NDArray[np.integer[Any]], names: Names) -> tuple[list[str], bytes]:
     """Only the names that occur, and the codes as positions among them."""
-    used, position = np.unique(codes, return_inverse=True)
-    return [names.list[code] for code in used.tolist()], position.astype("<u4").tobytes()
+    used = np.flatnonzero(np.bincount(codes))
+    position = np.zeros(int(used[-1]) + 1, "<u4")
+    position[used] = np.arange(len(used))
+    return [names.list[code] for code in used.tolist()], position[codes].tobytes()

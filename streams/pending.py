@@ -171,7 +171,7 @@ class Pending:
 
         What it yields may be read until the next call.
         """
-        self._spare = [*self._spare, *self._left][: len(self._chunks) // 4 + 1]
+        self._spare = [*self._spare, *self._left][: len(self._chunks) // 8 + 1]
         self._left = []
         for (policy, bucket), numbers in list(self._buckets.items()):
             width = bucket_ms[policy]

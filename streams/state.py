@@ -287,8 +287,8 @@ def to_batch(gathered: Gathered, names: Sequence[str], dimension: int) -> tuple[
         reward=np.array([row.change for row in joined], np.float64),
         square=np.array([row.square for row in joined], np.float64),
     )
-    touched = np.unique(np.concatenate([batch.arm, batch.reward_arm]))
-    return batch, [names[code] for code in touched.tolist()]
+    touched = np.bincount(batch.arm, minlength=len(names)) + np.bincount(batch.reward_arm, minlength=len(names))
+    return batch, [names[code] for code in np.flatnonzero(touched).tolist()]
 
 
 def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> Any:
