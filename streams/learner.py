@@ -19,16 +19,16 @@ from faust.types import TP
 
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.monitoring import Monitor
+from streams.pacing import Standing, held
 from streams.recovery import StateMismatchError, recover
 from streams.state import SIDES, Fetched, GapError, PartitionState, Rules, Side
 from streams.transport import Progress, RecordBatch
-from streams.watermark import OTHER, Answer, WatermarkClock
+from streams.watermark import Answer, WatermarkClock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = (0.2, 0.5, 1.0, 2.0)
-LEAD_MS = 5_000  # of event time that one topic may be ahead of the other while that one has unread records
 
 
 class Flow(Protocol):
@@ -56,6 +56,7 @@ class Lifecycle:
     rewinding: set[Side] = field(default_factory=set)
     committed: dict[Side, int] = field(default_factory=dict)
     progressed: float = field(default_factory=monotonic)
+    came: dict[Side, float] = field(default_factory=lambda: dict.fromkeys(SIDES, monotonic()))  # when a batch last did
 
 
 class Learner:
@@ -140,20 +141,19 @@ class Learner:
                 self._spawn(self._rewind(lifecycle, side))
             return
         lifecycle.rewinding.discard(side)
-        self._pace(lifecycle.state)
+        lifecycle.came[side] = monotonic()
+        self._pace(lifecycle, lifecycle.state)
         self.monitor.took(batch, joined)
 
-    def _pace(self, state: PartitionState) -> None:
-        """Hold the topic that is ahead in event time while the other has unread records.
-
-        Otherwise a worker that catches up reads the small topic to its end first, and every outcome in it waits.
-        """
-        for side in SIDES:
-            ts, other_ts = state.largest_ts[side], state.largest_ts[OTHER[side]]
-            ahead = ts is not None and other_ts is not None and ts > other_ts + LEAD_MS
-            self._flow().hold(
-                TP(self.rules.topics[side], state.number), held=ahead and self._unread(state, OTHER[side])
-            )
+    def _pace(self, lifecycle: Lifecycle, state: PartitionState) -> None:
+        """Hold the topic that is ahead of the other."""
+        now = monotonic()
+        standings = {
+            side: Standing(state.largest_ts[side], self._unread(state, side), now - lifecycle.came[side])
+            for side in SIDES
+        }
+        for side, waits in held(standings).items():
+            self._flow().hold(TP(self.rules.topics[side], state.number), held=waits)
 
     def _unread(self, state: PartitionState, side: Side) -> bool:
         progress = self._flow().progress(TP(self.rules.topics[side], state.number))
@@ -251,6 +251,7 @@ class Learner:
         lifecycle.flowing = True
         lifecycle.rewinding.clear()
         lifecycle.progressed = monotonic()
+        lifecycle.came = dict.fromkeys(SIDES, monotonic())
         for side in SIDES:
             self._flow().start_flow(TP(self.rules.topics[side], lifecycle.number), lifecycle.state.positions[side])
 
@@ -288,7 +289,7 @@ class Learner:
             await asyncio.sleep(self._interval_s)
             for lifecycle in list(self.lifecycles.values()):
                 if lifecycle.state is not None and lifecycle.flowing:
-                    self._pace(lifecycle.state)
+                    self._pace(lifecycle, lifecycle.state)
                 if lifecycle.flowing and not lifecycle.lock.locked():
                     self._spawn(self.checkpoint(lifecycle))
             self.monitor.observe(self)
