@@ -64,11 +64,14 @@ class Posteriors:
                 self._changed[policy] = set(arms)
 
     def take(self, policy: str) -> tuple[dict[str, Sums], set[str], Place]:
-        """Merged sums by arm, the arms that changed since the last call, and how far they go."""
+        """Merged sums by arm, the arms that changed since the last call, and how far they go.
+
+        Partitions are added and arms given in their order, so that the same sums give the same bits.
+        """
         model, merged = self._models[policy], self._merged[policy]
         with self._lock:
             changed, self._changed[policy] = self._changed[policy], set()
-            parts = {arm: list(self._sums[policy][arm].values()) for arm in changed}
+            parts = {arm: [sums for _, sums in sorted(self._sums[policy][arm].items())] for arm in changed}
             offsets = {number: dict(next_) for number, next_ in self._place.offsets.items()}
             place = Place(dict(self._place.watermark_ms), offsets, self._place.now_ms)
         for arm, sums in parts.items():
@@ -76,7 +79,7 @@ class Posteriors:
             for more in sums[1:]:
                 total = model.merge(total, more)
             merged[arm] = total
-        return dict(merged), changed, place
+        return dict(sorted(merged.items())), changed, place
 
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""

@@ -1,8 +1,10 @@
 """The publisher: follows the committed sums of every partition, and while it leads, publishes snapshots.
 
 A snapshot is one transaction: the arm records that changed, then the head; the history topic gets the head, and every arm
-when the prior changed (a meta-change). The transactional id belongs to the publishers' group, so a leader that was replaced
-without noticing is refused.
+when the prior changed (a meta-change). Nothing is published that says what the snapshot before said. The transactional id
+belongs to the publishers' group, so a leader that was replaced without noticing is refused; a rollback from outside takes it
+too, and the leader then starts over from what was published. While a snapshot is held nothing is published that would notice,
+so the leader looks at the topic now and then.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 10.0
 
+HELD_LOOK_S = 1.0
+"""Seconds between two looks for the release of a snapshot that is held."""
+
 
 @dataclass(slots=True)
 class Published:
@@ -45,6 +50,7 @@ class Published:
     prior: Prior | BetaPrior | None = None
     fitted_count: float = 0.0
     fitted_at: float = field(default=-1e18)
+    taken_over: bool = False  # settings may have changed since the snapshot was published
 
 
 class Publisher:
@@ -58,6 +64,7 @@ class Publisher:
         self._posteriors = Posteriors(settings, {name: known.model for name, known in self._policies.items()})
         self._writer: Writer | None = None
         self._busy = asyncio.Lock()
+        self._looked = time.monotonic()
         self._beat = time.monotonic()
         self._status = (False, "starting")
 
@@ -84,6 +91,7 @@ class Publisher:
         if not self._leads():
             self._status = (True, "standing by")
             await self._resign()
+            self._stand_by()
             return
         if self._busy.locked():
             return
@@ -106,14 +114,40 @@ class Publisher:
         if writer is not None:
             await asyncio.to_thread(writer.close)
 
+    def _stand_by(self) -> None:
+        """Tell no versions and ages: they are somebody else's now, and an age that nobody resets would raise an alarm."""
+        for name, known in self._policies.items():
+            if known.snapshot is not None:
+                known.snapshot = None
+                self._metrics.snapshot_version.remove(name)
+                self._metrics.snapshot_age.remove(name)
+
     def _publish(self) -> None:
-        writer = self._take_over() if self._writer is None else self._writer
+        writer = self._writer
+        if writer is None or self._was_released():
+            writer = self._take_over()
         for name, known in self._policies.items():
             self._publish_policy(name, known, writer)
+
+    def _was_released(self) -> bool:
+        """Whether another snapshot came after one that is held: looked up in the topic, every HELD_LOOK_S."""
+        held = {
+            name: known.snapshot.version
+            for name, known in self._policies.items()
+            if known.snapshot is not None and is_held(known.snapshot)
+        }
+        if not held or time.monotonic() - self._looked < HELD_LOOK_S:
+            return False
+        self._looked = time.monotonic()
+        found = read_snapshots(self._settings)
+        return any(name in found and found[name].version != version for name, version in held.items())
 
     def _take_over(self) -> Writer:
         """Fence the predecessor, then read what it published last."""
         settings = self._settings
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         topics = {"policies": settings.topics.policies, "history": settings.topics.history}
         writer = Writer(
             settings.librdkafka(),
@@ -128,21 +162,23 @@ class Publisher:
             if name in self._policies:
                 known = self._policies[name]
                 known.snapshot, known.prior = snapshot, snapshot.prior
+                known.fitted_count, known.fitted_at = 0.0, -1e18
+                self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
+        for known in self._policies.values():
+            known.taken_over = True
         self._posteriors.everything_changed()
         self._writer = writer
         return writer
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
-        merged, changed, place = self._posteriors.take(name)
         if known.snapshot is not None and is_held(known.snapshot):
             return
-        if known.snapshot is not None and not changed and known.model.timeless:
-            return
+        merged, changed, place = self._posteriors.take(name)
         sums: dict[str, Sums] = {arm: known.model.zero() for arm in known.settings.arms} | merged
         if not sums:
             return
         reasons = self._meta(known, sums, place.now_ms)
-        if known.prior is None or (known.snapshot is not None and not changed and not reasons):
+        if known.prior is None or not (known.snapshot is None or changed or reasons or known.taken_over):
             return
         snapshot = build(
             name,
@@ -161,9 +197,12 @@ class Publisher:
             offsets=place.offsets,
             changed=changed if known.model.timeless else None,
         )
-        writer.commit(messages(snapshot, full=bool(reasons)))
-        known.snapshot = snapshot
-        self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
+        told = bool(changed) and not known.taken_over
+        if known.snapshot is None or told or differ(known.snapshot, snapshot):
+            writer.commit(messages(snapshot, full=bool(reasons)))
+            known.snapshot = snapshot
+        known.taken_over = False
+        self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
 
     def _meta(self, known: Published, sums: Mapping[str, Sums], now_ms: int) -> tuple[str, ...]:
         """Fit the prior when it is due: the interval has passed, or the data doubled. Returns the reasons in words."""
@@ -191,6 +230,14 @@ def messages(snapshot: Snapshot, *, full: bool) -> list[Message]:
         *(Message("history", key, value) for key, value in history),
         *(Message("policies", key, value) for key, value in records(snapshot)),
     ]
+
+
+def differ(old: Snapshot, new: Snapshot) -> bool:
+    """Whether a snapshot says something that the one before does not; that it was made later does not count."""
+    return bool(new.changed) or any(
+        getattr(old, name) != getattr(new, name)
+        for name in ("prior", "explorer", "rates", "model", "dimension", "encoder", "offsets", "names")
+    )
 
 
 HELD = "held: "

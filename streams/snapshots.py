@@ -8,13 +8,16 @@ from typing import Any
 
 from policies.snapshot import Snapshot, assemble, decode_arm, decode_head, republish
 from policies.snapshot_records import BetaArm, Head
-from streams.checkpoint import Writer
+from streams.checkpoint import FencedError, Writer
 from streams.failpoints import failpoints
 from streams.following import names
 from streams.publisher import HELD, TIMEOUT_S, messages, read_snapshots
 from streams.reading import bounds, partition_count, read, reader
 from streams.settings import Settings
 from streams.settings_errors import did_you_mean
+
+ATTEMPTS = 5
+"""Times that a rollback is tried while the leader takes over again."""
 
 
 class UnknownVersionError(ValueError):
@@ -68,18 +71,26 @@ def rollback(settings: Settings, policy: str, version: int) -> dict[str, Any]:
 
     Raises UnknownVersionError if the history does not have it in full.
     """
-    newest = _newest(settings, policy)
-    if version == 0:
-        old, reason = newest, "released: the publisher goes on"
-    else:
-        _, full = _history(settings, policy)
-        if version not in full:
-            kept = ", ".join(map(str, sorted(full))) or "none"
-            raise UnknownVersionError(f"version = {version}: the history has in full {kept}; choose one of these")
-        old, reason = full[version], f"{HELD}rolled back to version {version}; version 0 releases it"
-    snapshot = republish(
-        old, version=newest.version + 1, parent=newest.version, time_ms=int(time.time() * 1000), reason=reason
-    )
+    _newest(settings, policy)
+    old = None if version == 0 else _kept(settings, policy, version)
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _plain(_republished(settings, policy, old, version))
+        except FencedError:
+            continue  # the leader took over between our first and our last step
+    return _plain(_republished(settings, policy, old, version))
+
+
+def _kept(settings: Settings, policy: str, version: int) -> Snapshot:
+    _, full = _history(settings, policy)
+    if version not in full:
+        kept = ", ".join(map(str, sorted(full))) or "none"
+        raise UnknownVersionError(f"version = {version}: the history has in full {kept}; choose one of these")
+    return full[version]
+
+
+def _republished(settings: Settings, policy: str, old: Snapshot | None, version: int) -> Snapshot:
+    """Publish `old`, or the newest if there is none, above the newest; this is read when nobody else can write any more."""
     writer = Writer(
         settings.librdkafka(),
         transactional_id=settings.publisher_group,
@@ -88,9 +99,22 @@ def rollback(settings: Settings, policy: str, version: int) -> dict[str, Any]:
         timeout_s=TIMEOUT_S,
         passing=failpoints(None),
     )
-    writer.initialise()
-    writer.commit(messages(snapshot, full=True))
-    return _plain(snapshot)
+    try:
+        writer.initialise()
+        newest = _newest(settings, policy)
+        snapshot = republish(
+            newest if old is None else old,
+            version=newest.version + 1,
+            parent=newest.version,
+            time_ms=int(time.time() * 1000),
+            reason="released: the publisher goes on"
+            if old is None
+            else f"{HELD}rolled back to version {version}; version 0 releases it",
+        )
+        writer.commit(messages(snapshot, full=True))
+    finally:
+        writer.close()
+    return snapshot
 
 
 def _newest(settings: Settings, policy: str) -> Snapshot:
