@@ -40,7 +40,7 @@ def _origin(came_from: Mapping[tuple[str, ...], str], path: tuple[str, ...]) -> 
 
 @app.command()
 def check(config: Config = None, bootstrap: Bootstrap = None) -> None:
-    """Check the settings and, if a broker answers, the topics. Changes nothing."""
+    """Check the settings and, if a broker answers, the topics and the stored sums. Changes nothing."""
     from streams import topics
     from streams.admin import BrokerUnreachable
 
@@ -56,3 +56,7 @@ def check(config: Config = None, bootstrap: Bootstrap = None) -> None:
     if not problems:
         typer.echo(f"topics at {settings.bootstrap} are as the settings want them")
     end_with(problems)
+    from streams.sums import read_states
+
+    read_states(settings)
+    typer.echo("stored sums, if there are any, go with the settings")

@@ -62,9 +62,13 @@ def worker(
     from streams import topics
 
     end_with(topics.check(settings))
+    chosen = [*(roles or ()), *(role or ())] or list(Role)
+    if Role.learner not in chosen:  # a learner finds out when it recovers
+        from streams.sums import read_states
+
+        read_states(settings)
     from streams.app import run_worker
 
-    chosen = [*(roles or ()), *(role or ())] or list(Role)
     run_worker(settings, tuple(dict.fromkeys(one.value for one in chosen)))
 
 

@@ -23,6 +23,36 @@ _QUIET = {
 """Loggers of libraries that tell more than their users want, and the least level that passes unless we debug."""
 
 
+REPEAT_S = 10.0
+"""Seconds in which a library's line of the same wording is logged once."""
+
+
+class Repeats(logging.Filter):
+    """Lets one line of each wording of a library pass in `REPEAT_S`, and says then how many were left out.
+
+    Without brokers aiokafka logs a hundred lines a second that differ in nothing but their time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[tuple[str, str], float] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is logged."""
+        if record.name.split(".")[0] not in _QUIET or record.exc_info:
+            return True
+        wording = (record.name, str(record.msg))
+        if record.created - self._passed.get(wording, float("-inf")) < REPEAT_S:
+            self._left_out[wording] = self._left_out.get(wording, 0) + 1
+            return False
+        self._passed[wording] = record.created
+        left_out = self._left_out.pop(wording, 0)
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like it)", None
+        return True
+
+
 def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
     """Send all log lines to `stream` (stderr if None) as `log_format` and `log_level` say. Call once, at the start.
 
@@ -44,6 +74,8 @@ def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(settings, target)],
         )
     )
+    if level > logging.DEBUG:
+        handler.addFilter(Repeats())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(level if level <= logging.DEBUG else max(level, least))

@@ -36,7 +36,9 @@ class NotPublishedError(LookupError):
         way = (
             "clickloop worker publishes the first one when impressions have come (or arms are named in the settings)"
             if policy in settings.policies
-            else did_you_mean(policy, {*published, *settings.policies})
+            else did_you_mean(policy, known)
+            if (known := {*published, *settings.policies})
+            else "name the settings' file by --config, if it has the policy"
         )
         super().__init__(
             f"policy {policy!r} has no snapshot in {settings.topics.policies} or {settings.topics.history} at "
@@ -53,7 +55,7 @@ def history(settings: Settings, policy: str) -> list[dict[str, Any]]:
     """Heads of the versions that the history topic still has, oldest first."""
     heads, full = _history(settings, policy)
     if not heads:
-        raise NotPublishedError(policy, settings)
+        raise NotPublishedError(policy, settings, published=read_snapshots(settings))
     return [
         {
             "version": head.version,

@@ -16,6 +16,9 @@ from streams import cli, topics
 from streams.cli_options import print_record, print_rows
 from streams.settings import Settings
 from tests.broker import free_port_pair
+from tests.loop import Loop
+from tests.oracle import CONFIG, traffic
+from tests.test_exactly_once import hour_ago_ms
 
 COMMANDS = [
     ("demo",),
@@ -205,6 +208,30 @@ def test_the_readme_shows_no_option_that_is_none(capsys: pytest.CaptureFixture[s
         text = capsys.readouterr().out
         options = {word for word in words if word.startswith("--")}
         assert {option for option in options if option not in text} == set(), line
+
+
+def test_settings_that_the_stored_sums_do_not_go_with_are_refused(
+    bootstrap: str, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another dimension or model than the sums were made with: config check, policy sums and a publisher say so at once."""
+    events = traffic(5, 40, start_ms=hour_ago_ms()).events
+    with Loop(bootstrap, prefix, tmp_path, CONFIG, partitions=1) as loop:
+        loop.send(events)
+        loop.flush()
+        loop.start("one")
+        loop.wait_covered()
+        loop.stop("one")
+        where = ["--config", str(loop.config)]
+        assert cli.run(["config", "check", *where]) == 0
+        capsys.readouterr()
+        for name, value in (("DIMENSION", "5"), ("MODEL", "beta")):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(f"CLICKLOOP_POLICIES__FRONT__{name}", value)
+                for command in (["config", "check"], ["policy", "sums", "front", "--json"], ["worker", "publisher"]):
+                    assert cli.run([*command, *where]) == 1
+                    told = capsys.readouterr().err
+                    assert "give the" in told
+                    assert "a new name" in told
 
 
 def test_config_check_needs_no_broker(config: str, dead: str, capsys: pytest.CaptureFixture[str]) -> None:
