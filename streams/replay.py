@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams import topics
 from streams.checkpoints import Checkpoints, behind, total
+from streams.delivery import NotDelivered
 from streams.local_loop import LocalLoop
 from streams.logged import LoggedError, open_logged
 from streams.logged_rows import Event
@@ -176,6 +177,11 @@ def _send(settings: Settings, log: Log, found: Survey, rules: PolicySettings, *,
             task = bar.add_task("sending", total=found.rows)
             events = (event for event in log.events() if isinstance(event, Event))
             return sender.send(events, progress=lambda rows: bar.update(task, completed=rows))
+    except NotDelivered as error:
+        raise ReplayError(
+            f"{error}; what was delivered before stays in the topics. When the brokers are back, replay the whole file into topics "
+            "of its own: another prefix (CLICKLOOP_PREFIX) for worker and replay"
+        ) from error
     finally:
         sender.close()
 

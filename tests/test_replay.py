@@ -17,6 +17,7 @@ import pytest
 
 from streams import topics
 from streams.checkpoints import behind
+from streams.delivery import NotDelivered
 from streams.events import Impression, Outcome
 from streams.local_loop import LocalLoop
 from streams.logged import BadRow, LoggedError, open_logged
@@ -458,6 +459,23 @@ def test_missing_policy_and_topics_are_told(local_broker: str, prefix: str, tmp_
         run_replay(settings, path, policy="other")
     with pytest.raises(ReplayError, match="clickloop topics create"):
         run_replay(settings, path, policy="obd")
+
+
+def test_brokers_that_go_away_are_told_with_the_way_out(
+    local_broker: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What did not arrive is counted, and the text says how to come to a whole replay."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(as_jsonl(LINES))
+    settings = Settings(bootstrap=local_broker, prefix=prefix, policies={"obd": PolicySettings(dimension=2)})
+    topics.create(settings)
+
+    def gone(*_: object, **__: object) -> None:
+        raise NotDelivered("2 events were not delivered; the last error was: Local: Message timed out")
+
+    monkeypatch.setattr(Sender, "send", gone)
+    with pytest.raises(ReplayError, match=r"2 events were not delivered.*another prefix"):
+        run_replay(settings, path, policy="obd", json=True)
 
 
 def test_speed_is_kept(local_broker: str, prefix: str) -> None:
