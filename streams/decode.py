@@ -16,9 +16,9 @@ from streams import decode_columns, decode_rows
 from streams.decode_rows import OutcomeRow, PolicyRules, Rules
 from streams.decoded import Click, Dead, Impressions, Names, Record, row_keys
 from streams.events import CONTENT_TYPE, Codec, EventError, codec_of
-from streams.validation import AHEAD_MS, outcome_reason, valid
+from streams.validation import latest_ms, outcome_reason, valid
 
-COLUMNS = ("key", "slot", "arm", "ts", "offset", "snapshot", "propensity", "x")
+COLUMNS = ("key", "slot", "arm", "ts", "offset", "row", "snapshot", "propensity", "x")
 
 
 class Decoder:
@@ -74,7 +74,7 @@ class Decoder:
         keys = row_keys([row.decision_id for row in rows], slots, self.slots.hashes()).tolist()
         for i, (row, record, key) in enumerate(zip(rows, records, keys, strict=True)):
             number = None if numbers is None else numbers[i]
-            reason = outcome_reason(row, kinds=self.kinds, latest=record.timestamp + AHEAD_MS)
+            reason = outcome_reason(row, kinds=self.kinds, latest=latest_ms(record))
             if reason is not None:
                 dead.append(Dead(record, reason, number))
                 continue

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.columns import ImpressionColumns, OutcomeColumns, column
-from streams.decode_rows import OutcomeRow, PolicyRules
+from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules
 from streams.decoded import Dead, Names, Record
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.validation import Raw, dimension_reason, version_reason
@@ -36,8 +36,8 @@ def impressions(
     for record in records:
         try:
             part = _part(record, policies, arms, slots)
-        except (EventError, msgspec.MsgspecError) as error:
-            dead.append(Dead(record, str(error), rows=_rows_of(record)))
+        except UNREADABLE as error:
+            dead.append(_unusable(record, error))
             continue
         if part.batch.n:
             together.setdefault((part.batch.policy, part.batch.dtype), []).append(part)
@@ -53,8 +53,8 @@ def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[Outco
     for record in records:
         try:
             found = _outcome_rows(_decoded(record, _OUTCOMES, "outcome"))
-        except (EventError, msgspec.MsgspecError) as error:
-            dead.append(Dead(record, str(error), rows=_rows_of(record)))
+        except UNREADABLE as error:
+            dead.append(_unusable(record, error))
             continue
         rows += found
         of += [record] * len(found)
@@ -126,12 +126,14 @@ def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -
     return batch
 
 
-def _rows_of(record: Record) -> int:
-    """How many events a columnar record that cannot be used stands for; 1 if even that cannot be read."""
+def _unusable(record: Record, error: Exception) -> Dead:
+    """A whole columnar record, for as many events as it has decision ids; for one if even that cannot be read."""
+    reason = str(error) if isinstance(error, EventError) else f"cannot be decoded: {error}"
     try:
-        return max(1, len(msgspec.msgpack.decode((record.value or b"")[4:])["decision_id"]))
-    except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
-        return 1
+        rows = max(1, len(msgspec.msgpack.decode((record.value or b"")[4:])["decision_id"]))
+    except (*UNREADABLE, TypeError, KeyError):
+        rows = 1
+    return Dead(record, reason, rows=rows)
 
 
 def _positions(buffer: bytes, names: list[str], n: int, name: str) -> npt.NDArray[np.uint32]:

@@ -15,6 +15,8 @@ from streams.events import VERSION, Codec, EventError
 from streams.validation import Raw, dimension_reason
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What bytes that are no event raise: UnicodeDecodeError is a ValueError."""
 
 
 class Rules(Protocol):
@@ -154,13 +156,13 @@ def _each(
     """Decoded rows and their records. One pass; record by record only if that fails."""
     try:
         return [decode(record.value) for record in records], list(records)  # type: ignore[arg-type]
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         rows, kept = [], []
     for record in records:
         try:
             rows.append(decode(record.value))  # type: ignore[arg-type]
             kept.append(record)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             dead.append(Dead(record, f"cannot be decoded: {error}"))
     return rows, kept
 

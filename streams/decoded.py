@@ -76,6 +76,7 @@ class Impressions:
     arm: npt.NDArray[np.int32]  # (n,) number of the arm's name
     ts: Ints  # (n,) event time, ms
     offset: Ints  # (n,) offset of the record
+    row: npt.NDArray[np.int32]  # (n,) row within a columnar record, else 0
     snapshot: npt.NDArray[np.int32]  # (n,) version decided from, -1 for none
     propensity: Floats  # (n,)
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64

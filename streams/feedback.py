@@ -4,11 +4,11 @@ Layout: ``CLC1``, then one MessagePack map with ``v`` 1, ``type``, ``partition``
 little-endian values, one record for at most 4,096 rows. Index columns are uint32 positions in the list of names beside them.
 
 both        ``arms``/``arm`` u4, ``slots``/``slot`` u4, ``snapshot`` i8 (-1: none), ``propensity`` f8, ``impression_ts`` i8 (ms),
-            ``impression_offset`` i8, ``dimension``, ``dtype``, ``context`` n*dimension values
+            ``impression_offset`` i8, ``impression_row`` u4 (within a columnar record), ``dimension``, ``dtype``, ``context`` n*dimension values
 ``joined``  one row for each outcome that counted, as it is counted: ``decision_id``, ``outcome_id``, ``kind`` [n strings], ``value`` f8,
             ``reward`` f8 (weight * value), ``change`` f8 (of the impression's reward), ``ts`` i8, ``offset`` i8 (of the outcome)
 ``matured`` one row for each impression whose window closed: ``reward`` f8 (final), ``outcomes`` u4; ``share`` says which part of
-            them is written (a setting), chosen by offset
+            them is written (a setting), chosen by offset and row
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from streams.columns import column
+from streams.decode_rows import UNREADABLE
 from streams.decoded import Names
-from streams.events import COLUMNS_MAGIC, EventError
+from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.join import Joined, Matured
+from streams.validation import version_reason
 
 ROWS = 4096
+ROW_BYTES = 100
+"""What a row takes without its context and its ids, at most."""
+RECORD_BYTES = 900_000
+"""What a record should take at most, so that it fits topics with Kafka's default limit; a single row may take more."""
 
 
 def encode_joined(
@@ -35,8 +42,14 @@ def encode_joined(
     for row in joined:
         by_policy.setdefault(row.policy, []).append(row)
     for policy, rows in by_policy.items():
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
+        sizes = [
+            ROW_BYTES
+            + row.x.nbytes
+            + 4 * (len(row.click.decision_id) + len(row.click.outcome_id) + len(row.click.kind))
+            for row in rows
+        ]
+        for start, end in runs(sizes):
+            part = rows[start:end]
             yield _record(
                 "joined",
                 partition,
@@ -49,6 +62,7 @@ def encode_joined(
                 propensity=np.array([row.propensity for row in part]),
                 impression_ts=np.array([row.impression_ts for row in part]),
                 impression_offset=np.array([row.impression_offset for row in part]),
+                impression_row=np.array([row.impression_row for row in part]),
                 x=np.array([row.x for row in part]),
                 more={
                     "decision_id": [row.click.decision_id for row in part],
@@ -69,18 +83,22 @@ def encode_matured(
     """Records for impressions whose window has closed, grouped by policy; of each policy its ``share`` (0 to 1)."""
     by_policy: dict[tuple[str, str], list[tuple[Matured, npt.NDArray[np.int64]]]] = {}
     for group in matured:
-        kept = np.flatnonzero(sampled(group.chunk.offset[group.rows], share[group.chunk.policy]))
+        kept = np.flatnonzero(
+            sampled(group.chunk.offset[group.rows], group.chunk.row[group.rows], share[group.chunk.policy])
+        )
         if len(kept):
             by_policy.setdefault((group.chunk.policy, group.chunk.x.dtype.str), []).append((group, kept))
     for (policy, _), groups in by_policy.items():
         columns = {
             name: np.concatenate([getattr(group.chunk, name)[group.rows[kept]] for group, kept in groups])
-            for name in ("arm", "slot", "snapshot", "propensity", "ts", "offset", "x")
+            for name in ("arm", "slot", "snapshot", "propensity", "ts", "offset", "row", "x")
         }
         reward = np.concatenate([group.reward[kept] for group, kept in groups])
         outcomes = np.concatenate([group.outcomes[kept] for group, kept in groups])
-        for start in range(0, len(reward), ROWS):
-            part = slice(start, start + ROWS)
+        row_bytes = ROW_BYTES + columns["x"].itemsize * columns["x"].shape[1]
+        step = max(1, min(ROWS, RECORD_BYTES // row_bytes))
+        for start in range(0, len(reward), step):
+            part = slice(start, start + step)
             yield _record(
                 "matured",
                 partition,
@@ -93,6 +111,7 @@ def encode_matured(
                 propensity=columns["propensity"][part],
                 impression_ts=columns["ts"][part],
                 impression_offset=columns["offset"][part],
+                impression_row=columns["row"][part],
                 x=columns["x"][part],
                 more={
                     "reward": reward[part].astype("<f8").tobytes(),
@@ -102,42 +121,73 @@ def encode_matured(
             )
 
 
-def sampled(offset: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
-    """Which impressions of a share are written: a fixed function of the offset, so that a repeated run writes the same.
+def runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Start and end of runs of rows of these sizes (n,), each of at most ROWS rows and RECORD_BYTES bytes, at least one row.
 
-    >>> sampled(np.arange(1000), 0.25).mean().round(2)
-    np.float64(0.25)
+    >>> list(runs([400_000, 400_000, 400_000, 2_000_000, 1]))
+    [(0, 2), (2, 3), (3, 4), (4, 5)]
+    """
+    start = taken = 0
+    for i, size in enumerate(sizes):
+        if i > start and (taken + size > RECORD_BYTES or i - start == ROWS):
+            yield start, i
+            start, taken = i, 0
+        taken += size
+    if sizes:
+        yield start, len(sizes)
+
+
+def sampled(offset: npt.NDArray[np.int64], row: npt.NDArray[np.int32], share: float) -> npt.NDArray[np.bool_]:
+    """Which impressions of a share are written: a fixed function of their place, so that a repeated run writes the same.
+
+    >>> sampled(np.arange(1000), np.zeros(1000, np.int32), 0.25).mean().round(2)
+    np.float64(0.26)
     """
     if share >= 1.0:
         return np.ones(len(offset), np.bool_)
-    mixed = offset.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (offset.astype(np.uint64) + (row.astype(np.uint64) << np.uint64(44))) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share
+
+
+NUMBERS = {
+    "snapshot": "<i8",
+    "propensity": "<f8",
+    "impression_ts": "<i8",
+    "impression_offset": "<i8",
+    "impression_row": "<u4",
+    "outcomes": "<u4",
+    "value": "<f8",
+    "reward": "<f8",
+    "change": "<f8",
+    "ts": "<i8",
+    "offset": "<i8",
+}
 
 
 def decode(value: bytes) -> dict[str, Any]:
     """A feedback record with its columns as arrays and names in place of positions; ``context`` is (n, dimension).
 
-    Raises EventError if it is not one.
+    Raises EventError if it is not one, or of a later version.
     """
     if value[:4] != COLUMNS_MAGIC:
         raise EventError(f"a feedback record begins with CLC1, this one with {value[:4]!r}")
-    record: dict[str, Any] = msgspec.msgpack.decode(memoryview(value)[4:])
-    n = record["n"]
-    types = {
-        "snapshot": "<i8",
-        "propensity": "<f8",
-        "impression_ts": "<i8",
-        "impression_offset": "<i8",
-        "outcomes": "<u4",
-    }
-    types |= {"value": "<f8", "reward": "<f8", "change": "<f8", "ts": "<i8", "offset": "<i8"}
-    for name, dtype in types.items():
-        if name in record:
-            record[name] = np.frombuffer(record[name], dtype)
-    record["context"] = np.frombuffer(record["context"], record["dtype"]).reshape(n, record["dimension"])
-    for name in ("arm", "slot"):
-        names = record.pop(name + "s")
-        record[name] = [names[code] for code in np.frombuffer(record[name], "<u4").tolist()]
+    try:
+        record: dict[str, Any] = msgspec.msgpack.decode(memoryview(value)[4:], type=dict[str, Any])
+        if record["v"] != VERSION:
+            raise EventError(version_reason(record["v"]))
+        n, dimension = record["n"], record["dimension"]
+        for name, dtype in NUMBERS.items():
+            if name in record:
+                record[name] = column(record[name], dtype, n, name)
+        record["context"] = column(record["context"], record["dtype"], n * dimension, "context").reshape(n, dimension)
+        for name in ("arm", "slot"):
+            names = record.pop(name + "s")
+            record[name] = [names[code] for code in column(record[name], "<u4", n, name).tolist()]
+    except EventError:
+        raise
+    except (*UNREADABLE, KeyError, TypeError, IndexError) as error:
+        raise EventError(f"not a feedback record: {error!r}") from error
     return record
 
 
@@ -154,13 +204,14 @@ def _record(
     propensity: Any,
     impression_ts: Any,
     impression_offset: Any,
+    impression_row: Any,
     x: npt.NDArray[np.floating[Any]],
     more: dict[str, Any],
 ) -> bytes:
     arm_names, arm_codes = _renumbered(arm, arms)
     slot_names, slot_codes = _renumbered(slot, slots)
     fields = {
-        "v": 1,
+        "v": VERSION,
         "type": kind,
         "partition": partition,
         "policy": policy,
@@ -173,6 +224,7 @@ def _record(
         "propensity": propensity.astype("<f8").tobytes(),
         "impression_ts": impression_ts.astype("<i8").tobytes(),
         "impression_offset": impression_offset.astype("<i8").tobytes(),
+        "impression_row": impression_row.astype("<u4").tobytes(),
         "dimension": x.shape[1],
         "dtype": "<f4" if x.dtype == np.float32 else "<f8",
         "context": x.tobytes(),

@@ -65,6 +65,7 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     propensity: float
     impression_ts: int
     impression_offset: int
+    impression_row: int
     x: npt.NDArray[np.floating[Any]]
     reward: float  # of this outcome
     change: float  # of the impression's reward
@@ -240,6 +241,7 @@ class Join:
                     chunk.propensity.item(position),
                     ts,
                     chunk.offset.item(position),
+                    chunk.row.item(position),
                     chunk.x[position],
                     reward,
                     new - old,

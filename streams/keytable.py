@@ -96,7 +96,7 @@ class KeyTable:
         self._rows[place] = rows
 
     def remove(self, keys: Keys) -> None:
-        """Remove keys; those that are not there are passed over."""
+        """Remove keys, each given once; those that are not there are passed over."""
         place = self._find(keys)
         place = place[place >= 0]
         self._rows[place] = REMOVED

@@ -21,7 +21,7 @@ from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.monitoring import Monitor
 from streams.pacing import Standing, held
 from streams.recovery import StateMismatchError, recover
-from streams.state import SIDES, Fetched, GapError, PartitionState, Rules, Side
+from streams.state import SIDES, Fetched, GapError, OldBatchError, PartitionState, Rules, Side
 from streams.transport import Progress, RecordBatch
 from streams.watermark import Answer, WatermarkClock
 
@@ -54,6 +54,7 @@ class Lifecycle:
     clock: WatermarkClock = field(default_factory=WatermarkClock)
     flowing: bool = False
     rewinding: set[Side] = field(default_factory=set)
+    looking: set[Side] = field(default_factory=set)
     committed: dict[Side, int] = field(default_factory=dict)
     progressed: float = field(default_factory=monotonic)
     came: dict[Side, float] = field(default_factory=lambda: dict.fromkeys(SIDES, monotonic()))  # when a batch last did
@@ -134,6 +135,11 @@ class Learner:
         side = self._sides[batch.topic]
         try:
             joined = lifecycle.state.take(Fetched(side, batch.partition, batch.start, batch.end, batch.records))
+        except OldBatchError:
+            if side not in lifecycle.looking:
+                lifecycle.looking.add(side)
+                self._spawn(self._look(lifecycle, side))
+            return
         except GapError as error:
             if side not in lifecycle.rewinding:
                 log.info("rewinding", reason=str(error))
@@ -172,16 +178,9 @@ class Learner:
                 self._flow().start_flow(tp, lifecycle.state.positions[side])
             return
         state = lifecycle.state
-        if state is None or not lifecycle.flowing:
+        if state is None or not lifecycle.flowing or await self._is_older(tp, last, state.positions[side]):
             return
         position = state.positions[side]
-        if last < position:
-            await self._fatal(
-                StateMismatchError(
-                    f"{tp.topic}-{tp.partition} ends at {last}, {position} was read: the broker has an older log"
-                )
-            )
-            return
         if first > position:
             self.monitor.lost(tp.topic, first - position)
             log.error(
@@ -193,6 +192,30 @@ class Learner:
             state.positions[side] = first
         self._flow().start_flow(tp, state.positions[side])
         lifecycle.rewinding.discard(side)
+
+    async def _look(self, lifecycle: Lifecycle, side: Side) -> None:
+        """Find out why a batch came that was read before: a rewind asked for too much, or the broker has an older log."""
+        tp = TP(self.rules.topics[side], lifecycle.number)
+        try:
+            _, last = await self._flow().bounds(tp)
+            if lifecycle.state is not None and lifecycle.flowing:
+                await self._is_older(tp, last, lifecycle.state.positions[side])
+        except Exception as error:  # noqa: BLE001 - the next old batch has it looked at again
+            log.warning("bounds unknown", topic=tp.topic, partition=tp.partition, error=repr(error))
+        finally:
+            lifecycle.looking.discard(side)
+
+    async def _is_older(self, tp: TP, last: int, position: int) -> bool:
+        """Whether the log ends below what was read of it, which ends the worker: going on would lose what comes next."""
+        if last >= position:
+            return False
+        await self._fatal(
+            StateMismatchError(
+                f"{tp.topic}-{tp.partition} ends at {last}, {position} was read: the broker has an older log, or the topic was made "
+                "anew. Restore the log, or start over under another prefix"
+            )
+        )
+        return True
 
     # -- lifecycle
 

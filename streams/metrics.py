@@ -43,7 +43,7 @@ class Metrics:
         )
         self.dead_letters = Counter(
             "clickloop_dead_letters_total",
-            "Rows that could not be used, by reason.",
+            "Rows that could not be used: dead, or expired (came after their window had closed).",
             ["topic", "reason"],
             registry=registry,
         )
@@ -63,7 +63,10 @@ class Metrics:
             "clickloop_lag_records", "Records not read yet.", ["topic", "partition"], registry=registry
         )
         self.lag_seconds = Gauge(
-            "clickloop_lag_seconds", "Age of the oldest record not read yet.", ["topic", "partition"], registry=registry
+            "clickloop_lag_seconds",
+            "Age of the last record read while there are more; since the assignment if none was read.",
+            ["topic", "partition"],
+            registry=registry,
         )
 
     def _pending(self, registry: CollectorRegistry) -> None:
@@ -98,7 +101,7 @@ class Metrics:
         )
         self.checkpoints = Counter(
             "clickloop_checkpoints_total",
-            "Checkpoints by result (committed, aborted, unknown, fenced).",
+            "Checkpoints by result (committed, unknown, fenced).",
             ["result"],
             registry=registry,
         )

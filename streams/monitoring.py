@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from faust.types import TP
 
+from streams.decode_rows import UNREADABLE
 from streams.events import COLUMNS_MAGIC
 from streams.join import Joined
 from streams.metrics import Metrics
@@ -40,6 +41,7 @@ class Monitor:
         self._seen: dict[int, dict[str, int]] = {}
         self._rewards: dict[int, dict[str, tuple[float, float]]] = {}
         self._newest_ms: dict[TP, int] = {}
+        self._assigned_ms = 0.0
         self._batches = 0
         self._complained: dict[str, float] = {}
 
@@ -55,6 +57,7 @@ class Monitor:
     def assigned(self, numbers: Iterable[int]) -> None:
         """The worker's partitions changed."""
         self.status = (False, f"recovering partitions {sorted(numbers)}")
+        self._assigned_ms = time() * 1000
 
     def took(self, batch: RecordBatch, joined: Sequence[Joined]) -> None:
         """A batch was added."""
@@ -76,7 +79,7 @@ class Monitor:
             try:
                 ids = msgspec.msgpack.decode(memoryview(record.value)[4:])["decision_id"]
                 misplaced = int((partitions_for([i.encode() for i in ids], self.partitions) != batch.partition).sum())
-            except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+            except (*UNREADABLE, KeyError, TypeError, AttributeError):
                 return
         if not misplaced:
             return
@@ -128,6 +131,9 @@ class Monitor:
         for topic in self.topics.values():
             _drop(self.metrics.lag_records, topic, str(number))
             _drop(self.metrics.lag_seconds, topic, str(number))
+            self._newest_ms.pop(TP(topic, number), None)
+        if not self._rewards:
+            self.metrics.ctr.clear()
 
     def lost(self, topic: str, records: int) -> None:
         """Retention deleted records before they were read."""
@@ -168,11 +174,10 @@ class Monitor:
             tp = TP(self.topics[side], number)
             end = learner.end_of(tp)
             lag = 0 if end is None else max(0, end - state.positions[side])
-            age_s = 0.0 if lag == 0 else max(0.0, time() - self._newest_ms.get(tp, 0) / 1000)
+            since_ms = self._newest_ms.get(tp, self._assigned_ms)
+            age_s = 0.0 if lag == 0 else max(0.0, time() - since_ms / 1000)
             self.metrics.lag_records.labels(topic=tp.topic, partition=label).set(lag)
-            self.metrics.lag_seconds.labels(topic=tp.topic, partition=label).set(
-                age_s if tp in self._newest_ms else 0.0
-            )
+            self.metrics.lag_seconds.labels(topic=tp.topic, partition=label).set(age_s)
 
     def _ctr(self) -> None:
         totals: dict[str, tuple[float, float]] = {}

@@ -1,6 +1,6 @@
 """Impressions whose window is still open, in arrays bucketed by the time they leave.
 
-A row takes 44 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
+A row takes 48 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
 in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks.
 """
 
@@ -18,7 +18,7 @@ from streams.decoded import Impressions
 
 CHUNK_BITS = 10
 CHUNK_ROWS = 1 << CHUNK_BITS
-FIXED_BYTES = 44  # of a row, all columns but the context
+FIXED_BYTES = 48  # of a row, all columns but the context
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +38,7 @@ class Chunk:
     key: npt.NDArray[np.uint64]
     ts: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int32]
     arm: npt.NDArray[np.int32]
     slot: npt.NDArray[np.int32]
     snapshot: npt.NDArray[np.int32]
@@ -73,6 +74,7 @@ def _new_chunk(policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk:
         key=empty(np.uint64),
         ts=empty(np.int64),
         offset=empty(np.int64),
+        row=empty(np.int32),
         arm=empty(np.int32),
         slot=empty(np.int32),
         snapshot=empty(np.int32),
@@ -136,6 +138,7 @@ class Pending:
             chunk.key[target] = batch.key[source]
             chunk.ts[target] = batch.ts[source]
             chunk.offset[target] = batch.offset[source]
+            chunk.row[target] = batch.row[source]
             chunk.arm[target] = batch.arm[source]
             chunk.slot[target] = batch.slot[source]
             chunk.snapshot[target] = batch.snapshot[source]

@@ -25,12 +25,12 @@ from policies.snapshot_records import head_key
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.failpoints import failpoints
 from streams.following import Collector
+from streams.messages import Message
 from streams.metrics import Metrics
 from streams.posteriors import Posteriors
 from streams.reading import ReadError, bounds, partition_count, read, reader
 from streams.rules import model
 from streams.settings import PolicySettings, Settings
-from streams.state import Message
 
 log = structlog.get_logger(__name__)
 

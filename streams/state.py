@@ -15,10 +15,13 @@ import numpy as np
 
 from policies.batch import Batch
 from policies.model import Model, Sums
+from streams.dead_letters import letters
 from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
+from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
 from streams.join import Changes, Join, Joined, Matured, Window
+from streams.messages import Message
 from streams.waiting import pack_places
 
 Side = Literal["impressions", "clicks"]
@@ -28,6 +31,12 @@ FLUSH_ROWS = 16_384
 
 class GapError(Exception):
     """A batch starts above the position: something in between was fetched and lost. The way out is to rewind."""
+
+    retriable = True
+
+
+class OldBatchError(Exception):
+    """Everything in a batch was read before: it was fetched twice, or the broker has an older log. The way out is to look."""
 
     retriable = True
 
@@ -57,16 +66,6 @@ class Rules:
         """Length of the contexts that a policy's rows carry: none for beta."""
         model = self.models[policy]
         return 0 if model.name == "beta" else model.dimension
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One record to be written: ``topic`` is a role (posteriors, feedback, dead_letters), not yet a name."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(slots=True)
@@ -102,10 +101,15 @@ class PartitionState:
         return self.join.counts
 
     def take(self, batch: Fetched) -> list[Joined]:
-        """Add a batch. What lies below the position is dropped; raises GapError if it starts above. Returns what was joined."""
+        """Add a batch. What lies below the position is dropped; returns what was joined.
+
+        Raises GapError if it starts above the position, OldBatchError if nothing of it lies above.
+        """
         position = self.positions[batch.side]
         if batch.end <= position:
-            return []
+            raise OldBatchError(
+                f"{batch.side}-{self.number}: a batch ends at {batch.end}, everything below {position} was read"
+            )
         if batch.start > position:
             raise GapError(f"{batch.side}-{self.number}: a batch starts at {batch.start}, the position is {position}")
         records = batch.records
@@ -164,7 +168,9 @@ class PartitionState:
                 gathered = self._gathered.setdefault(row.policy, Gathered())
                 gathered.joined.append(row)
         self._joined.extend(changes.joined)
-        self._dead.extend(("clicks", Dead(click.record, reason)) for click, reason in changes.dead)
+        self._dead.extend(
+            ("clicks", Dead(click.record, reason, _row_of(click.record, click.row))) for click, reason in changes.dead
+        )
         return changes.joined
 
     def _expired(self, group: Impressions, changes: Changes, by_offset: Mapping[int, Record]) -> Iterator[Dead]:
@@ -175,7 +181,8 @@ class PartitionState:
                 f"{EXPIRED}: ts {int(group.ts[i])} + window and grace {window.hold_ms} ms is not above the watermark {self.join.watermark} "
                 "of its partition. To replay an older log, use topics of its own (prefix)"
             )
-            yield Dead(by_offset[int(group.offset[i])], reason)
+            record = by_offset[int(group.offset[i])]
+            yield Dead(record, reason, _row_of(record, int(group.row[i])))
 
     def _seen_time(self, side: Side, ts: int) -> None:
         before = self.largest_ts[side]
@@ -219,7 +226,7 @@ class PartitionState:
         messages = [
             *self._arm_records(),
             *self._feedback(),
-            *(dead_letter(self.rules.topics[side], self.number, row) for side, row in self._dead),
+            *self._dead_letters(),
             self._checkpoint(),
         ]
         self._dirty = {policy: set() for policy in self._dirty}
@@ -242,6 +249,13 @@ class PartitionState:
             self._matured, partition=self.number, arms=arms, slots=slots, share=self.rules.matured_share
         ):
             yield Message("feedback", None, value)
+
+    def _dead_letters(self) -> Iterator[Message]:
+        by_record: dict[tuple[Side, int], list[Dead]] = {}
+        for side, row in self._dead:
+            by_record.setdefault((side, row.record.offset), []).append(row)
+        for (side, _), rows in by_record.items():
+            yield from letters(self.rules.topics[side], self.number, rows)
 
     def _checkpoint(self) -> Message:
         oldest = self.join.oldest()
@@ -266,6 +280,11 @@ class PartitionState:
 
 
 EXPIRED = "came after its window had closed"
+
+
+def _row_of(record: Record, row: int) -> int | None:
+    """The row within a columnar record, None for a record of one event."""
+    return row if record.value is not None and record.value[:4] == COLUMNS_MAGIC else None
 
 
 def sums_key(policy: str | None, partition: int, arm: str | None) -> bytes:
@@ -296,24 +315,3 @@ def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> 
         return np.zeros(0, dtype) if dimension is None else np.zeros((0, dimension), np.float64)
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return whole if dtype is None else whole.astype(dtype, copy=False)
-
-
-def dead_letter(topic: str, partition: int, dead: Dead) -> Message:
-    """The original bytes with the reason in Kafka Connect's header names."""
-    record = dead.record
-    reason = dead.reason if dead.row is None else f"row {dead.row}: {dead.reason}"
-    headers = [
-        *(record.headers or ()),
-        ("__connect.errors.topic", topic.encode()),
-        ("__connect.errors.partition", str(partition).encode()),
-        ("__connect.errors.offset", str(record.offset).encode()),
-        ("__connect.errors.connector.name", b"clickloop"),
-        ("__connect.errors.task.id", str(partition).encode()),
-        ("__connect.errors.stage", b"VALUE_CONVERTER"),
-        ("__connect.errors.class.name", b"streams.decode.Decoder"),
-        ("__connect.errors.exception.class.name", b"streams.events.EventError"),
-        ("__connect.errors.exception.message", reason.encode()),
-    ]
-    if dead.row is not None:
-        headers.append(("__clickloop.errors.row", str(dead.row).encode()))
-    return Message("dead_letters", record.key, record.value, headers)

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.decoded import Dead, Floats, Impressions, Ints, Names, Record, row_keys
-from streams.events import VERSION
+from streams.events import LARGEST, VERSION
 
 AHEAD_MS = 5 * 60 * 1000  # event time may lead the record's timestamp by this much (semantics: events and time)
 LARGEST_SNAPSHOT = 2**31 - 1
+UNLIMITED_MS = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +38,11 @@ class Raw:
 def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressions | None:
     """The rows that can be used, None if there are none; the others are added to ``dead`` with their reasons."""
     offset = np.array([record.offset for record in raw.records], np.int64)[raw.source]
-    latest = np.array([record.timestamp for record in raw.records], np.int64)[raw.source] + AHEAD_MS
+    latest = np.array([latest_ms(record) for record in raw.records], np.int64)[raw.source]
     good = (raw.propensity > 0) & (raw.propensity <= 1) & (raw.ts >= 0) & (raw.ts <= latest)
     good &= (raw.snapshot >= -1) & (raw.snapshot <= LARGEST_SNAPSHOT) & (raw.version == VERSION)
-    if not np.isfinite(raw.x).all():
-        good &= np.isfinite(raw.x).all(axis=1)
+    if not (np.abs(raw.x) <= LARGEST).all():
+        good &= (np.abs(raw.x) <= LARGEST).all(axis=1)
     if "" in arms or "" in slots or not all(raw.decision_id):
         good &= np.array([bool(name) for name in raw.decision_id])
         good &= (raw.arm != arms.get("", -1)) & (raw.slot != slots.get("", -1))
@@ -64,10 +65,17 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
         arm=raw.arm[kept],
         ts=raw.ts[kept],
         offset=offset[kept],
+        row=(np.zeros(len(offset), np.int64) if raw.row is None else raw.row)[kept].astype(np.int32),
         snapshot=raw.snapshot[kept].astype(np.int32),
         propensity=raw.propensity[kept],
         x=_narrow(raw.x[kept]),
     )
+
+
+def latest_ms(record: Record) -> int:
+    """The largest event time that a record may carry; a record without a time of its own sets no limit."""
+    stamp: int | None = record.timestamp  # None in logs from before Kafka 0.10
+    return UNLIMITED_MS if stamp is None or stamp < 0 else stamp + AHEAD_MS
 
 
 def _narrow(x: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
@@ -91,9 +99,9 @@ def _impression_reason(raw: Raw, i: int, arms: Names, slots: Names, latest: int)
     late = time_reason(int(raw.ts[i]), latest)
     if late is not None:
         return late
-    bad = np.flatnonzero(~np.isfinite(raw.x[i]))
+    bad = np.flatnonzero(~(np.abs(raw.x[i]) <= LARGEST))
     if len(bad):
-        return f"context[{bad[0]}] is {raw.x[i][bad[0]]}; allowed: finite numbers"
+        return f"context[{bad[0]}] is {raw.x[i][bad[0]]}; allowed: finite numbers of at most {LARGEST:g} in size"
     return f"snapshot is {int(raw.snapshot[i])}; allowed: null or 0 to {LARGEST_SNAPSHOT}"
 
 
@@ -106,8 +114,8 @@ def outcome_reason(row: Any, *, kinds: frozenset[str], latest: int) -> str | Non
             return f"{name} is empty"
     if row.kind not in kinds:
         return f"kind is {row.kind!r}, which no policy lists in its outcomes; listed: {', '.join(sorted(kinds))}"
-    if not -1.7e308 < row.value < 1.7e308:
-        return f"value is {row.value}; allowed: a finite number"
+    if not -LARGEST <= row.value <= LARGEST:
+        return f"value is {row.value}; allowed: a finite number of at most {LARGEST:g} in size"
     return time_reason(row.ts, latest)
 
 

@@ -209,8 +209,8 @@ def assert_conserved(loop: Loop, outcomes: int) -> None:
 def assert_matured_once(loop: Loop) -> None:
     """No impression matured twice."""
     places = [
-        (record["partition"], offset)
+        (record["partition"], *place)
         for record in loop.feedback("matured")
-        for offset in record["impression_offset"].tolist()
+        for place in zip(record["impression_offset"].tolist(), record["impression_row"].tolist(), strict=True)
     ]
     assert len(places) == len(set(places))

@@ -15,7 +15,8 @@ from confluent_kafka import Producer
 from streams.checkpoint import FencedError, Writer
 from streams.decoded import Record
 from streams.learner import Learner, Lifecycle
-from streams.state import Fetched, Message, PartitionState, Side
+from streams.messages import Message
+from streams.state import Fetched, PartitionState, Side
 
 
 def offsets_outside() -> Any:

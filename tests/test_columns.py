@@ -116,10 +116,10 @@ def test_a_row_of_a_batch_is_the_same_event_alone() -> None:
     [
         ([(0.5, 1.0), (2.0, -3.0)], "<f4"),
         ([(0.5, 0.1), (2.0, -3.0)], "<f8"),
-        ([(1e39, 0.0)], "<f8"),
+        ([(1e30, 0.0)], "<f8"),
         ([(-0.0, 1e-45)], "<f8"),
     ],
-    ids=["exact", "one is not", "too large", "too small"],
+    ids=["exact", "one is not", "large", "too small"],
 )
 def test_contexts_are_narrow_only_where_nothing_is_lost(contexts: list[Any], dtype: str) -> None:
     """float32 if every value is one, else float64: to the last bit either way."""

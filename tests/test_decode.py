@@ -52,9 +52,6 @@ OUTCOME: dict[str, Any] = {
     "ts": TS,
 }
 MISSING = object()
-ENDS_THE_LEARNER = pytest.mark.xfail(
-    strict=True, reason="decode_columns catches neither UnicodeDecodeError nor RecursionError of a columnar map"
-)
 WRITERS: dict[str, Callable[[Any], bytes]] = {
     "json": lambda event: json.dumps(event).encode(),
     "msgpack": msgspec.msgpack.encode,
@@ -187,9 +184,12 @@ def test_every_rule_of_an_outcome_has_its_reason(change: dict[str, Any], reason:
     ("change", "reason"),
     [
         ({"propensity": math.nan}, "propensity is nan; allowed: above 0, at most 1"),
-        ({"context": [math.nan, 1.0]}, "context[0] is nan; allowed: finite numbers"),
-        ({"context": [0.0, -math.inf]}, "context[1] is -inf; allowed: finite numbers"),
-        ({"context": b"\x00\x00\x00\x3f\x00\x00\x80\x7f"}, "context[1] is inf; allowed: finite numbers"),
+        ({"context": [math.nan, 1.0]}, "context[0] is nan; allowed: finite numbers of at most 1e+30 in size"),
+        ({"context": [0.0, -math.inf]}, "context[1] is -inf; allowed: finite numbers of at most 1e+30 in size"),
+        (
+            {"context": b"\x00\x00\x00\x3f\x00\x00\x80\x7f"},
+            "context[1] is inf; allowed: finite numbers of at most 1e+30 in size",
+        ),
         ({"context": bytes(7)}, "context has 7 bytes; float32 values take 4 each"),
         ({"context": bytes(12)}, "context has 3 values; policy 'front' has dimension 2"),
         ({"context": b""}, "context has 0 values; policy 'front' has dimension 2"),
@@ -206,7 +206,7 @@ def test_an_outcome_is_worth_a_finite_number(value: float) -> None:
     """One infinite reward would stay in an arm's sums for ever."""
     assert (
         fate(msgspec.msgpack.encode(changed(OUTCOME, value=value)), "clicks")
-        == f"value is {value}; allowed: a finite number"
+        == f"value is {value}; allowed: a finite number of at most 1e+30 in size"
     )
 
 
@@ -247,9 +247,7 @@ def test_numbers_beyond_64_bits_are_dead_like_any_other_number_out_of_range(name
         (b"CLC1", "Input data was truncated"),
         (b"C", "CLC1"),
         (b"CLC1\x93\x01\x02\x03", "Expected `object`, got `array`"),
-        pytest.param(
-            b"CLC1\x81\xabdecision_id\x91\xa1\xff", "'utf-8' codec can't decode byte 0xff", marks=ENDS_THE_LEARNER
-        ),
+        (b"CLC1\x81\xabdecision_id\x91\xa1\xff", "'utf-8' codec can't decode byte 0xff"),
     ],
 )
 def test_bytes_that_are_no_event_are_dead(side: str, value: bytes | None, reason: str) -> None:
@@ -263,7 +261,7 @@ def test_bytes_that_are_no_event_are_dead(side: str, value: bytes | None, reason
     [
         b'{"zz":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b"\x81\xa2zz" + b"\x91" * 100_000 + b"\xc0",
-        pytest.param(b"CLC1\x81\xa2zz" + b"\x91" * 100_000 + b"\xc0", marks=ENDS_THE_LEARNER),
+        b"CLC1\x81\xa2zz" + b"\x91" * 100_000 + b"\xc0",
     ],
     ids=["json", "msgpack", "columns"],
 )
@@ -561,7 +559,7 @@ def test_keys_tell_decisions_and_slots_apart() -> None:
 
 def test_contexts_are_narrow_only_where_nothing_is_lost() -> None:
     """float32 if every value of a fetch is one, else float64: to the last bit either way."""
-    for last, dtype in ((0.25, np.float32), (0.1, np.float64), (1e39, np.float64)):
+    for last, dtype in ((0.25, np.float32), (0.1, np.float64), (1e30, np.float64)):
         values = [WRITERS["json"](changed(IMPRESSION, context=[0.5, x])) for x in (1.0, last)]
         groups, _ = decoder().impressions([record(value) for value in values])
         assert groups[0].x.dtype == dtype
@@ -616,7 +614,6 @@ def poisoned(draw: st.DrawFn, side: str) -> SimpleRecord:
     )
 
 
-@ENDS_THE_LEARNER
 @pytest.mark.parametrize("side", ["impressions", "clicks"])
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())

@@ -77,6 +77,7 @@ def impressions(log: Log, start: int, end: int) -> list[Impressions]:
                     arm=np.array([row[1] % 3 for row in rows], np.int32),
                     ts=np.array([row[3] for row in rows], np.int64),
                     offset=np.array([row[0] for row in rows], np.int64),
+                    row=np.zeros(n, np.int32),
                     snapshot=np.ones(n, np.int32),
                     propensity=np.full(n, 0.5),
                     x=np.array([[row[1]] for row in rows], np.float32),

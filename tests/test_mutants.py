@@ -215,6 +215,28 @@ async def test_a_batch_that_leaves_a_gap_is_refused(
         assert exact(loop, events) is right
 
 
+@scripted
+async def test_an_older_log_ends_the_worker(local_broker: str, prefix: str, tmp_path: Path) -> None:
+    """Batches from below the position mean nothing by themselves; if the log ends below it, going on would lose events."""
+    events = traffic(9, 100, start_ms=hour_ago_ms()).events
+    with Loop(local_broker, prefix, tmp_path, CONFIG, partitions=1) as loop:
+        loop.send(events)
+        loop.flush()
+        player = Player(loop)
+        await player.join()
+        topic = loop.settings.topics.impressions
+        player.give(topic, 0, 50)
+        player.give(topic, 0, 50)
+        await asyncio.sleep(0.3)
+        assert not player.failed
+        state = player.learner.lifecycles[0].state
+        assert state is not None
+        state.positions["impressions"] = 10_000
+        player.give(topic, 0, 50)
+        await player.until(lambda: player.failed)
+        assert "the broker has an older log" in str(player.failed[0])
+
+
 @pytest.mark.parametrize(("name", "right"), [(None, True), ("fenced-initialises-again", False)])
 @scripted
 async def test_a_fenced_worker_gives_up(

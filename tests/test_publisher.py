@@ -24,12 +24,13 @@ from streams import snapshots, topics
 from streams.checkpoint import Writer
 from streams.failpoints import failpoints
 from streams.following import names
+from streams.messages import Message
 from streams.metrics import Metrics
 from streams.publisher import Publisher, read_snapshots
 from streams.reading import SimpleRecord, bounds, read, reader
 from streams.rules import model
 from streams.settings import Settings
-from streams.state import Message, sums_key
+from streams.state import sums_key
 from tests.policies.batches import dyadic, take
 
 X = np.array([0.5, -1.0, 0.25])

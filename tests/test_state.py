@@ -1,0 +1,149 @@
+"""A partition's state: what a checkpoint holds, whatever the fetches it came in, and that Kafka takes its records."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.model import make_model
+from streams import feedback
+from streams.columns import encode_impressions
+from streams.dead_letters import LETTER_BYTES, letters
+from streams.decode import Decoder
+from streams.decoded import Dead
+from streams.events import LARGEST, Codec, Impression, Outcome, encode
+from streams.feedback import RECORD_BYTES
+from streams.join import Window
+from streams.messages import Message
+from streams.reading import SimpleRecord
+from streams.settings import PolicySettings
+from streams.state import Fetched, PartitionState, Rules
+
+NOW = 1_700_000_000_000
+
+
+def state(dimension: int, *policies: str) -> PartitionState:
+    names = policies or ("p",)
+    policy = PolicySettings(dimension=dimension, window_s=1, grace_s=1)
+    window = Window(window_ms=1000, early_ms=0, grace_ms=1000, outcomes={"click": 1.0})
+    rules = Rules(
+        decoder=Decoder(dict.fromkeys(names, policy), kinds=["click"]),
+        windows=dict.fromkeys(names, window),
+        models={name: make_model("linear", dimension=dimension, half_life_s=0.0) for name in names},
+        matured_share=dict.fromkeys(names, 1.0),
+        topics={"impressions": "impressions", "clicks": "clicks"},
+    )
+    return PartitionState(0, rules=rules)
+
+
+def impression(number: int, x: list[float], **changes: object) -> Impression:
+    fields = {
+        "decision_id": f"d{number}",
+        "slot": "s",
+        "policy": "p",
+        "arm": "a",
+        "propensity": 0.5,
+        "context": x,
+        "ts": NOW,
+    }
+    return Impression(**{**fields, "snapshot": 1, **changes})  # type: ignore[arg-type]
+
+
+def dead(found: list[Message]) -> list[Message]:
+    return [message for message in found if message.topic == "dead_letters"]
+
+
+def header(message: Message, name: str) -> bytes | None:
+    return dict(message.headers).get(name)
+
+
+def test_a_record_with_many_bad_rows_is_one_letter() -> None:
+    """3,000 bad rows of a record of 800 kB are one letter that names them all, not 2.6 GB; counts count rows."""
+    batch = encode_impressions([impression(i, [0.0, 1.0], propensity=2.0 if i % 2 else 0.5) for i in range(3000)])
+    partition = state(2)
+    partition.take(Fetched("impressions", 0, 0, 1, [SimpleRecord(0, NOW, None, batch, [])]))
+    (letter,) = dead(partition.freeze(None))
+    assert letter.value == batch
+    assert header(letter, "__clickloop.errors.row") == ",".join(map(str, range(1, 3000, 2))).encode()
+    reason = header(letter, "__connect.errors.exception.message") or b""
+    assert reason.startswith(b"row 1: propensity is 2.0")
+    assert reason.endswith(b"and 1495 rows more")
+    assert partition.impressions["dead"] == 1500
+
+
+def test_a_record_that_came_compressed_goes_in_parts() -> None:
+    """Larger than the topic takes: parts in order, each with all headers, that give the bytes when put together."""
+    value = bytes(range(256)) * 40_000
+    parts = list(letters("impressions", 3, [Dead(SimpleRecord(7, NOW, b"k", value, [("trace", b"1")]), "why")]))
+    assert b"".join(part.value or b"" for part in parts) == value
+    assert [header(part, "__clickloop.errors.part") for part in parts] == [b"1/3", b"2/3", b"3/3"]
+    assert {header(part, "trace") for part in parts} == {b"1"}
+    assert max(len(part.value or b"") for part in parts) == LETTER_BYTES
+
+
+def test_a_reason_is_not_as_long_as_the_record() -> None:
+    """A policy's name of a megabyte is not repeated in the headers."""
+    record = SimpleRecord(0, NOW, None, encode(impression(0, [0.0], policy="x" * 1_000_000)), [])
+    partition = state(1)
+    partition.take(Fetched("impressions", 0, 0, 1, [record]))
+    (letter,) = dead(partition.freeze(None))
+    assert len(header(letter, "__connect.errors.exception.message") or b"") < 3000
+
+
+def test_feedback_of_wide_contexts_fits_kafka_s_limit() -> None:
+    """Rows that mature together are cut by bytes as well as by number; all of them are there."""
+    rng = np.random.default_rng(0)
+    events = [impression(i, rng.standard_normal(64).tolist()) for i in range(3000)]
+    clicks = [Outcome(decision_id=event.decision_id, slot="s", outcome_id="o" * 500, ts=NOW) for event in events]
+    partition = state(64)
+    shown = [SimpleRecord(i, NOW, None, encode(event, "msgpack"), []) for i, event in enumerate(events)]
+    partition.take(Fetched("impressions", 0, 0, len(shown), shown))
+    followed = [SimpleRecord(i, NOW, None, encode(click, "msgpack"), []) for i, click in enumerate(clicks)]
+    partition.take(Fetched("clicks", 0, 0, len(followed), followed))
+    values = [message.value or b"" for message in partition.freeze(NOW + 10_000) if message.topic == "feedback"]
+    assert max(map(len, values)) <= RECORD_BYTES
+    decoded = [feedback.decode(value) for value in values]
+    for kind in ("joined", "matured"):
+        assert sum(record["n"] for record in decoded if record["type"] == kind) == 3000
+
+
+def test_numbers_that_would_end_the_sums_are_dead() -> None:
+    """The square of a context's number stays finite, or the policy could never be read again."""
+    partition = state(1)
+    good, bad = impression(0, [LARGEST]), impression(1, [1e31])
+    records = [SimpleRecord(i, NOW, None, encode(event), []) for i, event in enumerate((good, bad))]
+    partition.take(Fetched("impressions", 0, 0, 2, records))
+    (letter,) = dead(partition.freeze(None))
+    assert b"context[0] is 1e+31" in (header(letter, "__connect.errors.exception.message") or b"")
+    assert partition.impressions["accepted"] == 1
+
+
+def test_each_bad_row_of_a_small_record_has_its_letter() -> None:
+    """The whole original record and the row's number, once for each bad row."""
+    batch = encode_impressions([impression(i, [0.0, 1.0], propensity=2.0 if i in (3, 7) else 0.5) for i in range(10)])
+    partition = state(2)
+    partition.take(Fetched("impressions", 0, 0, 1, [SimpleRecord(0, NOW, None, batch, [])]))
+    found = dead(partition.freeze(None))
+    assert [header(letter, "__clickloop.errors.row") for letter in found] == [b"3", b"7"]
+    assert {letter.value for letter in found} == {batch}
+
+
+def test_the_first_copy_counts_however_the_log_is_fetched() -> None:
+    """Copies of a decision under other policies, codecs and types of number: the same sums from any cut into fetches."""
+    rng = np.random.default_rng(4)
+    codecs: list[Codec] = ["json", "msgpack"]
+    records, differ = [], 0
+    for offset in range(300):
+        number = int(rng.integers(120))
+        event = impression(number, [float(rng.integers(8) / rng.choice([8, 10]))], policy=str(rng.choice(["p", "q"])))
+        value = encode_impressions([event]) if rng.random() < 0.3 else encode(event, codecs[offset % 2])
+        records.append(SimpleRecord(offset, NOW, None, value, []))
+    found = []
+    for step in (1, 7, 60, 300):
+        partition = state(1, "p", "q")
+        for start in range(0, 300, step):
+            partition.take(Fetched("impressions", 0, start, start + step, records[start : start + step]))
+        partition.freeze(None)
+        differ += partition.impressions["duplicate"]
+        found.append({policy: (arms["a"].count, arms["a"].n) for policy, arms in partition.sums.items()})
+    assert found[1:] == found[:-1]
+    assert differ > 0
