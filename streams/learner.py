@@ -9,55 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from faust.types import TP
 
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
+from streams.lifecycle import Flow, Lifecycle
 from streams.monitoring import Monitor
 from streams.pacing import Standing, held
 from streams.recovery import StateMismatchError, recover
 from streams.state import SIDES, Fetched, GapError, OldBatchError, PartitionState, Rules, Side
-from streams.transport import Progress, RecordBatch
+from streams.transport import RecordBatch
 from streams.watermark import Answer, WatermarkClock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = (0.2, 0.5, 1.0, 2.0)
-
-
-class Flow(Protocol):
-    """What the learner asks of the transport."""
-
-    def start_flow(self, tp: TP, offset: int) -> None: ...  # noqa: D102
-    def halt(self, tps: Iterable[TP] | None = None) -> None: ...  # noqa: D102
-    def hold(self, tp: TP, *, held: bool) -> None: ...  # noqa: D102
-    def progress(self, tp: TP) -> Progress | None: ...  # noqa: D102
-    async def bounds(self, tp: TP) -> tuple[int, int]: ...  # noqa: D102
-    async def commit_group(self, offsets: dict[TP, int]) -> bool: ...  # noqa: D102
-    async def rejoin(self) -> None: ...  # noqa: D102
-
-
-@dataclass(slots=True)
-class Lifecycle:
-    """One partition of this worker."""
-
-    number: int
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    state: PartitionState | None = None
-    writer: Writer | None = None
-    clock: WatermarkClock = field(default_factory=WatermarkClock)
-    flowing: bool = False
-    rewinding: set[Side] = field(default_factory=set)
-    looking: set[Side] = field(default_factory=set)
-    committed: dict[Side, int] = field(default_factory=dict)
-    progressed: float = field(default_factory=monotonic)
-    came: dict[Side, float] = field(default_factory=lambda: dict.fromkeys(SIDES, monotonic()))  # when a batch last did
 
 
 class Learner:
@@ -323,9 +294,10 @@ class Learner:
             state, writer = lifecycle.state, lifecycle.writer
             if state is None or writer is None or self.paused or not lifecycle.flowing:
                 return
-            messages = state.freeze(lifecycle.clock.next(state.largest_ts, self._answers(state)))
+            answers = self._answers(state)
+            messages = state.freeze(lifecycle.clock.next(state.largest_ts, answers))
             if not messages:
-                lifecycle.progressed = monotonic()
+                lifecycle.heard(answers)
                 return
             offsets = dict(state.positions)
             started = monotonic()

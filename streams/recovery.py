@@ -76,9 +76,7 @@ def restore(
         try:
             state.sums[policy][arm] = model.decode(decoded)
         except ValueError as error:
-            raise StateMismatchError(
-                f"policy {policy!r}, arm {arm!r}: {error}. Go back to the settings that wrote it, or give the policy a new name"
-            ) from error
+            raise StateMismatchError(f"policy {policy!r}, arm {arm!r}: {error}") from error
     for side in SIDES:
         state.positions[side] = checkpoint["offsets"][side]
         state.largest_ts[side] = checkpoint["largest_ts"][side]

@@ -14,7 +14,8 @@ from confluent_kafka import Producer
 
 from streams.checkpoint import FencedError, Writer
 from streams.decoded import Record
-from streams.learner import Learner, Lifecycle
+from streams.learner import Learner
+from streams.lifecycle import Lifecycle
 from streams.messages import Message
 from streams.state import Fetched, PartitionState, Side
 
