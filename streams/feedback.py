@@ -27,6 +27,7 @@ from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.join import Joined, Matured
 from streams.validation import version_reason
 
+_ENCODER = msgspec.msgpack.Encoder()
 ROWS = 4096
 ROW_BYTES = 100
 """What a row takes without its context and its ids, at most."""
@@ -89,8 +90,9 @@ def encode_matured(
         if len(kept):
             by_policy.setdefault((group.chunk.policy, group.chunk.x.dtype.str), []).append((group, kept))
     for (policy, _), groups in by_policy.items():
+        taken = [(group.chunk, _rows(group, kept)) for group, kept in groups]
         columns = {
-            name: np.concatenate([getattr(group.chunk, name)[group.rows[kept]] for group, kept in groups])
+            name: np.concatenate([getattr(chunk, name)[rows] for chunk, rows in taken])
             for name in ("arm", "slot", "snapshot", "propensity", "ts", "offset", "row", "x")
         }
         reward = np.concatenate([group.reward[kept] for group, kept in groups])
@@ -119,6 +121,11 @@ def encode_matured(
                     "share": share[policy],
                 },
             )
+
+
+def _rows(group: Matured, kept: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
+    """Positions in the group's chunk; a slice, which copies nothing, where they are all of it."""
+    return slice(group.chunk.n) if len(kept) == group.chunk.n else group.rows[kept]
 
 
 def runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -227,9 +234,11 @@ def _record(
         "impression_row": impression_row.astype("<u4").tobytes(),
         "dimension": x.shape[1],
         "dtype": "<f4" if x.dtype == np.float32 else "<f8",
-        "context": x.tobytes(),
+        "context": np.ascontiguousarray(x).data.cast("B") if x.size else b"",
     }
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(fields | more)
+    record = bytearray(COLUMNS_MAGIC)
+    _ENCODER.encode_into(fields | more, record, len(COLUMNS_MAGIC))
+    return bytes(record)
 
 
 def _renumbered(codes: npt.NDArray[np.integer[Any]], names: Names) -> tuple[list[str], bytes]:

@@ -62,19 +62,20 @@ class KeyTable:
             if active.size <= FEW:
                 self._add_few(keys, place, found, active.tolist())
                 break
-            at = place[active]
-            rows = self._rows[at]
-            empty = active[rows == EMPTY]
-            if empty.size:
-                last_first = empty[::-1]  # of several keys for one place the earliest wins
-                self._rows[place[last_first]] = (PROVISIONAL + last_first).astype(np.int32)
-                won = empty[self._rows[place[empty]] == PROVISIONAL + empty]
-                self._keys[place[won]] = keys[won]
-                rows = self._rows[at]
-            same = (rows >= 0) & (self._keys[at] == keys[active])
-            found[active[same]] = rows[same]
-            active = active[~same]
-            place[active] = (place[active] + 1) & self._mask
+            rows = self._rows[place[active]]
+            free = rows == EMPTY
+            empty, taken, rows = active[free], active[~free], rows[~free]
+            last_first = empty[::-1]  # of several keys for one place the earliest wins
+            self._rows[place[last_first]] = (PROVISIONAL + last_first).astype(np.int32)
+            winner = self._rows[place[empty]] == PROVISIONAL + empty
+            won, lost = empty[winner], empty[~winner]
+            self._keys[place[won]] = keys[won]
+            found[won] = PROVISIONAL + won
+            same = (rows >= 0) & (self._keys[place[taken]] == keys[taken])
+            found[taken[same]] = rows[same]
+            further = taken[~same]
+            place[further] = (place[further] + 1) & self._mask
+            active = np.concatenate([lost, further])
         added = int((found == PROVISIONAL + np.arange(n)).sum())
         self.live += added
         self._used += added
@@ -116,7 +117,8 @@ class KeyTable:
         return result
 
     def _home(self, keys: Keys) -> npt.NDArray[np.int64]:
-        return (keys >> np.uint64(20)).astype(np.int64) & self._mask
+        home: npt.NDArray[np.int64] = (keys.view(np.int64) >> 20) & self._mask
+        return home
 
     def _resize(self, bits: int) -> None:
         self._mask = (1 << bits) - 1

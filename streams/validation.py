@@ -41,7 +41,7 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
     latest = np.array([latest_ms(record) for record in raw.records], np.int64)[raw.source]
     good = (raw.propensity > 0) & (raw.propensity <= 1) & (raw.ts >= 0) & (raw.ts <= latest)
     good &= (raw.snapshot >= -1) & (raw.snapshot <= LARGEST_SNAPSHOT) & (raw.version == VERSION)
-    if not (np.abs(raw.x) <= LARGEST).all():
+    if raw.x.size and not (raw.x.max() <= LARGEST and raw.x.min() >= -LARGEST):  # NaN fails both
         good &= (np.abs(raw.x) <= LARGEST).all(axis=1)
     if "" in arms or "" in slots or not all(raw.decision_id):
         good &= np.array([bool(name) for name in raw.decision_id])

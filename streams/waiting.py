@@ -68,7 +68,7 @@ class Waiting:
         """(position, key) of those keys (n,) that something waits for."""
         if not self._by_key:
             return []
-        maybe = np.flatnonzero(self._marks[(keys & np.uint64(FILTER_SIZE - 1)).astype(np.intp)])
+        maybe = np.flatnonzero(self._marks[keys.view(np.int64) & (FILTER_SIZE - 1)])
         return [(i, key) for i, key in zip(maybe.tolist(), keys[maybe].tolist(), strict=True) if key in self._by_key]
 
     def leave(self, watermark: int, *, wait_ms: int) -> int:
@@ -109,7 +109,7 @@ class Waiting:
             self._gone = 0
             self._marks[:] = 0
             keys = np.fromiter(self._by_key, np.uint64, len(self._by_key))
-            self._marks[(keys & np.uint64(FILTER_SIZE - 1)).astype(np.intp)] = 1
+            self._marks[keys.view(np.int64) & (FILTER_SIZE - 1)] = 1
 
 
 def place(click: Click) -> int:
