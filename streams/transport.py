@@ -34,6 +34,7 @@ from streams.logs import get_logger
 log = get_logger(__name__)
 
 MAX_RECORDS = 5_000
+FETCH_BYTES = 64 * 1024  # or what has come within FETCH_WAIT_MS: a fetch for every few records would cost most of the time
 FETCH_WAIT_MS = 50  # while the broker waits for more of one partition, nothing else is fetched from it
 
 
@@ -112,6 +113,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=int((conf.broker_max_poll_interval or 300) * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_min_bytes=FETCH_BYTES,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             check_crcs=conf.broker_check_crcs,
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
