@@ -60,6 +60,7 @@ class BetaModel:
     """
 
     name = "beta"
+    family = "beta"
 
     def __init__(self, *, half_life_s: float = 0.0, delays_s: tuple[float, ...] = (), dimension: int = 0) -> None:
         self.dimension = dimension
@@ -180,7 +181,7 @@ class BetaModel:
         return Effective(n_eff=n_eff, count=sums.count, reward=kept * sums.reward, square=kept * sums.square)
 
     def _settings(self) -> dict[str, object]:
-        return {"model": self.name, "d": 0, "half_life_s": self.half_life_s, "delays_s": self.delays_s}
+        return {"model": self.family, "d": 0, "half_life_s": self.half_life_s, "delays_s": self.delays_s}
 
 
 def _merge_waiting(wait: Decay, left: Waiting, right: Waiting) -> Waiting:

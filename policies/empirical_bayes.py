@@ -8,13 +8,14 @@ a long time. Given an earlier prior as `start`, rounds go on from it, and what t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.prior import BetaPrior, Prior
+from policies.hybrid import fit_hybrid
+from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior
+from policies.scale import BIAS_SPREAD, NU, Scale, beginning, pooled, scale_of, telling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,31 +28,19 @@ __all__ = ["BetaPrior", "Prior", "fit", "fit_beta", "fit_linear", "start_linear"
 ROUNDS = 3
 PULL = 0.01
 """k: weight of the start value in the prior mean, in arms."""
-NU = 4.0
-"""Weight of the start value in the prior variances, in arms."""
 NOISE_ROWS = 50.0
 """Weight of the start value in the noise, in rows."""
-BIAS_SPREAD, SLOPE_SPREAD = 0.5, 0.3
-"""Start of the prior's standard deviations, as shares of the observed rate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Size of the rewards over all arms: pbar (their rate), and the pooled variance of one reward."""
-
-    rate: float
-    variance: float
 
 
 def fit(
     effective: Mapping[str, Effective],
-    start: Prior | BetaPrior | None = None,
+    start: AnyPrior | None = None,
     *,
     model: str,
     dimension: int,
     intercept: int | None = None,
-) -> Prior | BetaPrior:
-    """Prior of the model's arms: `fit_linear` or `fit_beta`, by the model's name.
+) -> AnyPrior:
+    """Prior of the model's arms: `fit_linear`, `fit_hybrid` or `fit_beta`, by the model's name.
 
     Raises:
         ValueError: no such model, or a start of another model.
@@ -59,12 +48,14 @@ def fit(
     >>> fit({}, model="beta", dimension=0)
     BetaPrior(a=1.0, b=1.0)
     """
-    if model == "linear" and not isinstance(start, BetaPrior):
+    if model == "linear" and isinstance(start, Prior | None):
         return fit_linear(effective, start, dimension=dimension, intercept=intercept)
-    if model == "beta" and not isinstance(start, Prior):
+    if model == "hybrid" and isinstance(start, HybridPrior | None):
+        return fit_hybrid(effective, start, dimension=dimension, intercept=intercept)
+    if model == "beta" and isinstance(start, BetaPrior | None):
         return fit_beta(effective, start)
     raise ValueError(
-        f"cannot fit a prior for model {model!r} from a start of type {type(start).__name__}; models: beta, linear"
+        f"cannot fit a prior for model {model!r} from a start of type {type(start).__name__}; models: {', '.join(PRIORS)}"
     )
 
 
@@ -101,9 +92,9 @@ def fit_linear(
         raise ValueError(
             f"start has {len(start.mean)} components, the contexts have {dimension}; start from None instead"
         )
-    arms = _telling(effective)
-    scale = _scale(arms)
-    begin = _start(scale, dimension, intercept) if start is None else start
+    arms = telling(effective)
+    scale = scale_of(arms)
+    begin = beginning(scale, dimension, intercept) if start is None else start
     if not arms:
         return begin
     prior = begin
@@ -124,33 +115,7 @@ def start_linear(effective: Mapping[str, Effective], *, dimension: int, intercep
     >>> prior.mean.tolist(), prior.tau2.round(4).tolist(), prior.s2
     ([0.5, 0.0], [0.0625, 0.0225], 0.25)
     """
-    return _start(_scale(_telling(effective)), dimension, intercept)
-
-
-def _telling(effective: Mapping[str, Effective]) -> list[Effective]:
-    """Arms that tell something: shown, and with sums that can be used."""
-    return [
-        arm
-        for arm in effective.values()
-        if 0.0 < arm.n_eff < np.inf
-        and np.isfinite((arm.reward, arm.square)).all()
-        and np.isfinite(arm.b).all()
-        and np.isfinite(arm.A).all()
-    ]
-
-
-def _start(scale: Scale, dimension: int, intercept: int | None) -> Prior:
-    mean = np.zeros(dimension)
-    if intercept is not None:
-        mean[intercept] = scale.rate
-    return Prior(mean=mean, tau2=_spread(scale, dimension, intercept), s2=scale.variance)
-
-
-def _spread(scale: Scale, dimension: int, intercept: int | None) -> FloatArray:
-    tau2 = np.full(dimension, ((BIAS_SPREAD if intercept is None else SLOPE_SPREAD) * scale.rate) ** 2)
-    if intercept is not None:
-        tau2[intercept] = (BIAS_SPREAD * scale.rate) ** 2
-    return tau2
+    return beginning(scale_of(telling(effective)), dimension, intercept)
 
 
 def _further(
@@ -179,39 +144,7 @@ def _round(arms: list[Effective], prior: Prior, pull: FloatArray, scale: Scale, 
     fitted = np.einsum("ai,aij,aj->a", m, A, m) - 2.0 * np.einsum("ai,ai->a", m, b)
     residual = (square + fitted + np.einsum("aij,aji->a", A, V)).sum()
     s2 = (residual + NOISE_ROWS * scale.variance) / (n.sum() + NOISE_ROWS)
-    return Prior(mean=mean, tau2=_pooled(E, scale, intercept), s2=max(float(s2), 1e-3 * scale.variance))
-
-
-def _pooled(E: FloatArray, scale: Scale, intercept: int | None) -> FloatArray:
-    """(d,) variances from (K, d) expected squares: the intercept's and one for all others, shrunk to their starts."""
-    target = _spread(scale, E.shape[1], intercept)
-    slopes = np.ones(E.shape[1], np.bool_)
-    if intercept is not None:
-        slopes[intercept] = False
-    tau2 = np.empty(E.shape[1])
-    for group in (slopes, ~slopes):
-        if group.any():
-            tau2[group] = (E[:, group].sum() + NU * target[group][0]) / (E[:, group].size + NU)
-    return tau2
-
-
-def _scale(arms: list[Effective]) -> Scale:
-    """Rate and variance of rewards over all arms.
-
-    Rewards are 0/1 exactly if their sum is that of their squares. For others the variance is c/n - (r/n)^2 and the rate
-    is the root mean square over arms of the mean reward, without its noise: |r/n| where all arms are alike, the spread
-    between them where the mean is near zero.
-    """
-    n = sum(arm.n_eff for arm in arms)
-    reward, square = sum(arm.reward for arm in arms), sum(arm.square for arm in arms)
-    if abs(square - reward) <= 1e-9 * square:
-        rate = reward / n if 0.0 < reward < n else (reward + 1.0) / (max(n, reward) + 2.0)
-        return Scale(rate, rate * (1.0 - rate))
-    shown = max(n, 1.0)
-    mean, second = reward / shown, square / shown
-    variance = max(second - mean**2, 1e-6 * second)
-    between = sum(arm.reward**2 / arm.n_eff for arm in arms) / shown - len(arms) * variance / shown
-    return Scale(max(abs(mean), max(between, 0.0) ** 0.5, 1e-3 * variance**0.5), variance)
+    return Prior(mean=mean, tau2=pooled(E, scale, intercept), s2=max(float(s2), 1e-3 * scale.variance))
 
 
 def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None) -> BetaPrior:
@@ -233,7 +166,7 @@ def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None)
     >>> round(prior.a / (prior.a + prior.b), 4)
     0.02
     """
-    arms = _telling(effective)
+    arms = telling(effective)
     if not arms:
         return BetaPrior(a=1.0, b=1.0) if start is None else start
     reward = np.array([max(arm.reward, 0.0) for arm in arms])

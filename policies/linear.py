@@ -56,6 +56,8 @@ class LinearModel:
         half_life_s: half-life of old rows in seconds, taken to whole milliseconds; 0 forgets nothing.
         delays_s: mean delays in seconds; rows count as pending by the equal mixture of these exponentials.
 
+        name: which posterior is to be taken of the sums: "linear" or "hybrid". The sums are the same.
+
     Raises:
         ValueError: a setting that cannot work.
 
@@ -70,13 +72,16 @@ class LinearModel:
     ([[2.0, 1.0], [1.0, 5.0]], [1.0, 2.0], 2.0)
     """
 
-    name = "linear"
+    family = "linear"
 
-    def __init__(self, *, dimension: int, half_life_s: float = 0.0, delays_s: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, *, dimension: int, half_life_s: float = 0.0, delays_s: tuple[float, ...] = (), name: str = "linear"
+    ) -> None:
         if dimension < 1:
             raise ValueError(
                 f"dimension = {dimension}: must be at least 1, the length of the context; or use the model 'beta'"
             )
+        self.name = name
         self.dimension = dimension
         self.half_life_s = float(half_life_s)
         self.delays_s = tuple(float(delay) for delay in delays_s)
@@ -265,7 +270,7 @@ class LinearModel:
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {"model": self.name, "d": self.dimension, "half_life_s": self.half_life_s, "delays_s": self.delays_s}
+        return {"model": self.family, "d": self.dimension, "half_life_s": self.half_life_s, "delays_s": self.delays_s}
 
 
 def unpack_symmetric(upper: FloatArray, dimension: int) -> FloatArray:

@@ -8,7 +8,7 @@ from policies.sums import Effective, Model, RecordError, Sums
 
 __all__ = ["MODELS", "Effective", "Model", "RecordError", "Sums", "make_model"]
 
-MODELS = ("beta", "linear")
+MODELS = ("beta", "linear", "hybrid")
 """Names that `make_model` knows."""
 
 
@@ -16,7 +16,8 @@ def make_model(name: str, *, dimension: int, half_life_s: float = 0.0, delays_s:
     """Return the model of that name.
 
     Args:
-        name: "beta" (no context) or "linear" (one linear regression for each arm).
+        name: "beta" (no context), "linear" (one linear regression for each arm) or "hybrid" (these regressions share a part:
+            policies/hybrid.py)
         dimension: d, length of the context; beta does not use it.
         half_life_s: half-life of old rows in seconds; 0 forgets nothing.
         delays_s: grid of mean delays in seconds, for the share of rows that are still pending; () corrects nothing.
@@ -28,10 +29,10 @@ def make_model(name: str, *, dimension: int, half_life_s: float = 0.0, delays_s:
     False
     >>> make_model("probit", dimension=3)
     Traceback (most recent call last):
-    ValueError: there is no model 'probit'; choose one of beta, linear
+    ValueError: there is no model 'probit'; choose one of beta, linear, hybrid
     """
     if name == "beta":
         return BetaModel(dimension=dimension, half_life_s=half_life_s, delays_s=delays_s)
-    if name == "linear":
-        return LinearModel(dimension=dimension, half_life_s=half_life_s, delays_s=delays_s)
+    if name in ("linear", "hybrid"):
+        return LinearModel(dimension=dimension, half_life_s=half_life_s, delays_s=delays_s, name=name)
     raise ValueError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}")

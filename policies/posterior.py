@@ -11,31 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import lapack
 
-from policies.prior import BetaPrior, Prior
+from policies.gaussian import ArmPosterior, check_shapes, inverse_factor, joint
+from policies.hybrid import hybrid_posterior
+from policies.prior import AnyPrior, BetaPrior, HybridPrior, Prior
 
 if TYPE_CHECKING:
-    from policies.batch import FloatArray
     from policies.sums import Effective
 
-JITTERS = (0.0, 1e-9, 1e-8, 1e-7, 1e-6)
-"""What is added to the diagonal in turn, in units of tr(Lambda)/d, until a factor exists."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmPosterior:
-    """theta ~ N(mean, V) with x^T V x = ||factor x||^2.
-
-    Attributes:
-        mean: (d,) posterior mean.
-        factor: (d, d) lower triangular.
-        alarm: the sums could not be used (not finite, or not positive definite in spite of jitter); this is the prior.
-    """
-
-    mean: FloatArray
-    factor: FloatArray
-    alarm: bool = False
+__all__ = ["ArmPosterior", "BetaPosterior", "beta_posterior", "linear_posterior", "posterior", "unseen"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +31,7 @@ class BetaPosterior:
     alarm: bool = False
 
 
-def posterior(prior: Prior | BetaPrior, effective: Effective) -> ArmPosterior | BetaPosterior:
+def posterior(prior: AnyPrior, effective: Effective) -> ArmPosterior | BetaPosterior:
     """Posterior of one arm.
 
     >>> import numpy as np
@@ -62,7 +46,19 @@ def posterior(prior: Prior | BetaPrior, effective: Effective) -> ArmPosterior | 
     """
     if isinstance(prior, BetaPrior):
         return beta_posterior(prior, effective)
+    if isinstance(prior, HybridPrior):
+        return hybrid_posterior(prior, effective)
     return linear_posterior(prior, effective)
+
+
+def unseen(prior: Prior | HybridPrior) -> ArmPosterior:
+    """What is believed of an arm without rows.
+
+    >>> unseen(Prior(mean=np.array([0.5]), tau2=np.array([4.0]), s2=1.0)).factor.tolist()
+    [[2.0]]
+    """
+    own = np.diag(np.sqrt(prior.tau2))
+    return ArmPosterior(mean=prior.mean, factor=own if isinstance(prior, Prior) else joint(prior.factor, own))
 
 
 def beta_posterior(prior: BetaPrior, effective: Effective) -> BetaPosterior:
@@ -80,30 +76,12 @@ def linear_posterior(prior: Prior, effective: Effective) -> ArmPosterior:
     Raises:
         ValueError: prior and sums have different dimensions.
     """
-    d = len(prior.mean)
-    if effective.b.shape != (d,) or effective.A.shape != (d, d):
-        raise ValueError(
-            f"the prior has {d} components, b {effective.b.shape} and A {effective.A.shape}; all must agree"
-        )
+    check_shapes(len(prior.mean), effective)
     precision = effective.A / prior.s2 + np.diag(1.0 / prior.tau2)
     h = effective.b / prior.s2 + prior.mean / prior.tau2
-    factor = _inverse_factor(precision) if np.isfinite(h).all() else None
+    factor = inverse_factor(precision) if np.isfinite(h).all() else None
     if factor is not None:
         mean = factor.T @ (factor @ h)
         if np.isfinite(mean).all():
             return ArmPosterior(mean=mean, factor=factor)
     return ArmPosterior(mean=prior.mean, factor=np.diag(np.sqrt(prior.tau2)), alarm=True)
-
-
-def _inverse_factor(precision: FloatArray) -> FloatArray | None:
-    """L^-1 of the Cholesky factor, with the least jitter that gives one; None if none does."""
-    if not np.isfinite(precision).all():
-        return None
-    unit = np.trace(precision) / len(precision)
-    for jitter in JITTERS:
-        lower, failed = lapack.dpotrf(precision + jitter * unit * np.eye(len(precision)), lower=1, clean=1)
-        if not failed:
-            factor, failed = lapack.dtrtri(lower, lower=1)
-            if not failed and np.isfinite(factor).all():
-                return np.ascontiguousarray(factor)
-    return None

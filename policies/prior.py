@@ -66,3 +66,52 @@ class BetaPrior:
     def __post_init__(self) -> None:
         if not (0.0 < self.a < math.inf and 0.0 < self.b < math.inf):
             raise ValueError(f"a = {self.a}, b = {self.b}: both must be finite and above zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HybridPrior:
+    """theta_a = beta + delta_a with delta_a ~ N(0, diag(tau2)), reward ~ N(x^T theta_a, s2): see policies/hybrid.py.
+
+    The part that arms share is known from all of them, beta ~ N(mean, S) with x^T S x = ||factor x||^2, and so this is
+    what is believed of an arm before its own rows.
+
+    Attributes:
+        mean: (d,) mean of beta.
+        factor: (d, d) lower triangular.
+        tau2: (d,) variances of what is an arm's own, above zero.
+        s2: noise variance of one reward, above zero.
+
+    Raises:
+        ValueError: shapes differ, or a number is not finite or not positive where it must be.
+    """
+
+    mean: FloatArray
+    factor: FloatArray
+    tau2: FloatArray
+    s2: float
+
+    def __post_init__(self) -> None:
+        Prior(mean=self.mean, tau2=self.tau2, s2=self.s2)  # refuses what neither may hold
+        d = len(self.mean)
+        if self.factor.shape != (d, d) or np.triu(self.factor, 1).any():
+            raise ValueError(f"factor has shape {self.factor.shape}; it must be lower triangular, ({d}, {d})")
+        if not np.isfinite(self.factor).all():
+            raise ValueError("factor holds numbers that are not finite")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HybridPrior):
+            return NotImplemented
+        names = ("mean", "factor", "tau2")
+        return self.s2 == other.s2 and all(np.array_equal(getattr(self, one), getattr(other, one)) for one in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+AnyPrior = Prior | HybridPrior | BetaPrior
+
+PRIORS: dict[str, type[Prior] | type[HybridPrior] | type[BetaPrior]] = {
+    "beta": BetaPrior,
+    "linear": Prior,
+    "hybrid": HybridPrior,
+}
+"""Type of the prior of each model; by `policies.model.MODELS`."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from policies.explorers import check
 from policies.posterior import ArmPosterior, BetaPosterior, posterior
-from policies.prior import BetaPrior, Prior
+from policies.prior import PRIORS, AnyPrior
 from policies.snapshot_records import (
     Arm,
     BetaArm,
@@ -65,7 +65,7 @@ class Snapshot:
         version: grows with every snapshot of the policy.
         parent: version that this one followed, None for the first.
         time_ms: the publisher's clock when it was made, ms UTC.
-        model: "linear" or "beta".
+        model: see `policies.model.MODELS`.
         dimension: d, length of the context.
         explorer: see `policies.explorers`.
         rates: "alpha" (width of the exploration) and "epsilon" (floor).
@@ -88,7 +88,7 @@ class Snapshot:
     explorer: str
     rates: dict[str, float]
     reasons: tuple[str, ...]
-    prior: Prior | BetaPrior
+    prior: AnyPrior
     encoder: str | None = None
     watermark_ms: dict[int, int] = field(default_factory=dict)
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def build(
     *,
     model: Model,
     sums: Mapping[str, Sums],
-    prior: Prior | BetaPrior,
+    prior: AnyPrior,
     version: int,
     previous: Snapshot | None,
     time_ms: int,
@@ -159,7 +159,7 @@ def build(
     check(explorer, alpha, epsilon)
     if previous is not None and version <= previous.version:
         raise ValueError(f"version = {version}: must be above the previous snapshot's, {previous.version}")
-    if isinstance(prior, BetaPrior) != (model.name == "beta"):
+    if not isinstance(prior, PRIORS[model.name]):
         raise ValueError(
             f"prior is a {type(prior).__name__}, the model is {model.name!r}; fit the prior for the same model"
         )

@@ -5,7 +5,8 @@ Keys: ``[policy, null]`` for the head, ``[policy, arm]`` for an arm.
 Head::
 
     v, policy, version, parent, time_ms, model, dimension, explorer, rates, reasons
-    prior         {"mean": bytes <f8, "tau2": bytes <f8, "s2": float}  or  {"a": float, "b": float}
+    prior         {"mean": bytes <f8, "tau2": bytes <f8, "s2": float}, for hybrid also {"factor": bytes <f8, lower
+                  triangle of the shared part's factor row by row};  or  {"a": float, "b": float}
     encoder, watermark_ms {partition: ms}, offsets {partition: {topic: next offset}}, clicks_ts
     arms          {arm: version of its record}
     checksum      CRC-32, below
@@ -33,7 +34,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from policies.prior import BetaPrior, Prior
+from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior
 from policies.records import from_bytes, to_bytes
 from policies.sums import RecordError
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
 
 VERSION = 1
+
+GAUSSIAN = ("linear", "hybrid")
+"""Models whose arms are published as mean and factor."""
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -86,7 +90,7 @@ class LinearArm:
     def fits(self, model: str, dimension: int) -> bool:
         """Whether this is an arm of such a model."""
         return (
-            model == "linear" and len(self.mean) == dimension and len(self.factor) == dimension * (dimension + 1) // 2
+            model in GAUSSIAN and len(self.mean) == dimension and len(self.factor) == dimension * (dimension + 1) // 2
         )
 
 
@@ -134,7 +138,7 @@ class Head:
     explorer: str
     rates: dict[str, float]
     reasons: tuple[str, ...]
-    prior: Prior | BetaPrior
+    prior: AnyPrior
     encoder: str | None
     watermark_ms: dict[int, int]
     offsets: dict[int, dict[str, int]]
@@ -151,6 +155,7 @@ class _Prior(msgspec.Struct, omit_defaults=True):
     mean: bytes | None = None
     tau2: bytes | None = None
     s2: float | None = None
+    factor: bytes | None = None
     a: float | None = None
     b: float | None = None
 
@@ -161,7 +166,7 @@ class _Head(msgspec.Struct):
     version: int
     parent: int | None
     time_ms: int
-    model: Literal["linear", "beta"]
+    model: Literal["linear", "hybrid", "beta"]
     dimension: int
     explorer: str
     rates: dict[str, float]
@@ -250,7 +255,10 @@ def decode_head(data: bytes) -> Head:
     record = _decode(data, _Head, "a head")
     values = {name: getattr(record, name) for name in Head.__slots__}
     try:
-        return Head(**{**values, "prior": _prior(record.prior, record.dimension)})
+        prior = _prior(record.prior, record.dimension)
+        if not isinstance(prior, PRIORS[record.model]):
+            raise RecordError(f"it is a {type(prior).__name__}, the model is {record.model!r}")
+        return Head(**{**values, "prior": prior})
     except ValueError as error:
         raise RecordError(f"the head of policy {record.policy!r} has an impossible prior: {error}") from error
 
@@ -267,22 +275,24 @@ def _decode(data: bytes, kind: type[Any], what: str) -> Any:
         raise RecordError(f"{what} cannot be read: {error}; its first bytes are {data[:16].hex(' ')}") from error
 
 
-def _prior_fields(prior: Prior | BetaPrior) -> dict[str, Any]:
+def _prior_fields(prior: AnyPrior) -> dict[str, Any]:
     if isinstance(prior, BetaPrior):
         return {"a": prior.a, "b": prior.b}
-    return {"mean": to_bytes(prior.mean), "tau2": to_bytes(prior.tau2), "s2": prior.s2}
+    fields = {"mean": to_bytes(prior.mean), "tau2": to_bytes(prior.tau2), "s2": prior.s2}
+    return fields | {"factor": to_bytes(pack_lower(prior.factor))} if isinstance(prior, HybridPrior) else fields
 
 
-def _prior(record: _Prior, dimension: int) -> Prior | BetaPrior:
+def _prior(record: _Prior, dimension: int) -> AnyPrior:
     if record.a is not None and record.b is not None:
         return BetaPrior(a=record.a, b=record.b)
     if record.mean is None or record.tau2 is None or record.s2 is None:
         raise RecordError("neither mean, tau2 and s2 nor a and b are there")
-    return Prior(
-        mean=from_bytes(record.mean, dimension, what="the prior's mean"),
-        tau2=from_bytes(record.tau2, dimension, what="the prior's tau2"),
-        s2=record.s2,
-    )
+    mean = from_bytes(record.mean, dimension, what="the prior's mean")
+    tau2 = from_bytes(record.tau2, dimension, what="the prior's tau2")
+    if record.factor is None:
+        return Prior(mean=mean, tau2=tau2, s2=record.s2)
+    packed = from_bytes(record.factor, dimension * (dimension + 1) // 2, what="the prior's factor")
+    return HybridPrior(mean=mean, factor=unpack_lower(packed, dimension), tau2=tau2, s2=record.s2)
 
 
 def checksum(head: Head, arms: Mapping[str, Arm]) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from policies.prior import BetaPrior, Prior
+from policies.posterior import unseen
+from policies.prior import AnyPrior, BetaPrior
 from policies.snapshot_records import Arm, BetaArm, LinearArm, unpack_lower
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _norms(products: FloatArray) -> FloatArray:
     return norms
 
 
-def stack(arms: Mapping[str, Arm], prior: Prior | BetaPrior) -> LinearStack | BetaStack:
+def stack(arms: Mapping[str, Arm], prior: AnyPrior) -> LinearStack | BetaStack:
     """Arrays of the arms' numbers in float64, with the prior's as the last row."""
     row = {name: i for i, name in enumerate(arms)}
     if isinstance(prior, BetaPrior):
@@ -69,5 +70,6 @@ def stack(arms: Mapping[str, Arm], prior: Prior | BetaPrior) -> LinearStack | Be
     mean, factor = np.empty((len(linears) + 1, d)), np.empty((len(linears) + 1, d, d))
     for i, arm in enumerate(linears):
         mean[i], factor[i] = arm.mean, unpack_lower(arm.factor, d)
-    mean[-1], factor[-1] = prior.mean, np.diag(np.sqrt(prior.tau2))
+    new = unseen(prior)
+    mean[-1], factor[-1] = new.mean, new.factor
     return LinearStack(row=row, mean=mean, factor=factor)

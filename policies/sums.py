@@ -73,7 +73,12 @@ class Model(Protocol):
     """How one arm's part of the log becomes sums. Everything returns new values; nothing is changed in place."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102  # "beta" or "linear"
+    def name(self) -> str: ...  # noqa: D102  # see `policies.model.MODELS`
+    @property
+    def family(self) -> str:
+        """Name in the records of sums: models of one family read each other's, so that a policy may change between them."""
+        ...
+
     @property
     def dimension(self) -> int: ...  # noqa: D102  # d, length of the context
     @property

@@ -19,7 +19,7 @@ import structlog
 
 from policies.empirical_bayes import fit
 from policies.model import Model, Sums
-from policies.prior import BetaPrior, Prior
+from policies.prior import PRIORS, AnyPrior
 from policies.snapshot import Snapshot, build, encode_head, records
 from policies.snapshot_records import head_key
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
@@ -47,7 +47,7 @@ class Published:
     settings: PolicySettings
     model: Model
     snapshot: Snapshot | None = None
-    prior: Prior | BetaPrior | None = None
+    prior: AnyPrior | None = None
     fitted_count: float = 0.0
     fitted_at: float = field(default=-1e18)
     taken_over: bool = False  # settings may have changed since the snapshot was published
@@ -161,7 +161,8 @@ class Publisher:
         for name, snapshot in read_snapshots(settings).items():
             if name in self._policies:
                 known = self._policies[name]
-                known.snapshot, known.prior = snapshot, snapshot.prior
+                known.snapshot = snapshot
+                known.prior = snapshot.prior if isinstance(snapshot.prior, PRIORS[known.model.name]) else None
                 known.fitted_count, known.fitted_at = 0.0, -1e18
                 self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
         for known in self._policies.values():

@@ -68,9 +68,9 @@ def restore(
         return state, dict.fromkeys(SIDES, 0), set()
     for policy, arm, decoded in arms:
         model = rules.models[policy]
-        if decoded["model"] != model.name:
+        if decoded["model"] != model.family:
             raise StateMismatchError(
-                f"policy {policy!r} has model {model.name!r} in the settings and {decoded['model']!r} in the stored sums: "
+                f"policy {policy!r} has model {model.name!r} (sums {model.family!r}) in the settings and {decoded['model']!r} in the stored sums: "
                 "go back to the old model, or give the policy a new name"
             )
         try:

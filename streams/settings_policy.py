@@ -33,7 +33,7 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["linear", "beta"] = Field("linear", description="what is learned for each arm")
+    model: Literal["linear", "hybrid", "beta"] = Field("linear", description="what is learned for each arm")
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
@@ -87,13 +87,13 @@ class PolicySettings(BaseModel):
 
     @model_validator(mode="after")
     def _dimension_fits(self) -> Self:
-        if self.model == "linear" and self.dimension < 1:
+        if self.model != "beta" and self.dimension < 1:
             raise ValueError(
-                f"dimension = {self.dimension}: must be at least 1 for the linear model; "
+                f"dimension = {self.dimension}: must be at least 1 for the {self.model} model; "
                 "set it to the length of the context vector, or set model = 'beta' to learn without a context"
             )
         size = 4 * self.dimension * (self.dimension + 2) * (1 + len(self.delays_s))
-        if self.model == "linear" and size > ARM_RECORD_BYTES:
+        if self.model != "beta" and size > ARM_RECORD_BYTES:
             raise ValueError(
                 f"dimension = {self.dimension} with {len(self.delays_s)} delays_s: the sums of an arm would take {size} bytes, "
                 f"and a record of them may take {ARM_RECORD_BYTES}; project the context to fewer dimensions, or name fewer delays"

@@ -238,7 +238,7 @@ class PartitionState:
         for policy, arms in self._dirty.items():
             model = self.rules.models[policy]
             for arm in sorted(arms):
-                value = model.encode(self.sums[policy][arm]) | {"model": model.name, "offsets": dict(self.positions)}
+                value = model.encode(self.sums[policy][arm]) | {"offsets": dict(self.positions)}
                 yield Message("posteriors", sums_key(policy, self.number, arm), msgspec.msgpack.encode(value))
 
     def _feedback(self) -> Iterator[Message]:

@@ -138,14 +138,14 @@ def make_log(
     Raises:
         LoggedError: the context does not have the policy's dimension; says what it is made of.
     """
-    if policy.model == "linear" and len(context.features) != policy.dimension:
+    if policy.model != "beta" and len(context.features) != policy.dimension:
         raise LoggedError(_dimension_words(columns, context, policy.dimension))
     return Log(
         file=file,
         reader=RowReader(columns, categories=context.categories, kinds=sorted(policy.outcomes), latest_ms=latest_ms),
         limit=limit,
         back_ms=round(policy.grace_s * 1000),
-        dimension=policy.dimension if policy.model == "linear" else 0,
+        dimension=policy.dimension if policy.model != "beta" else 0,
     )
 
 

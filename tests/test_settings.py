@@ -63,7 +63,7 @@ def test_defaults_are_usable() -> None:
         ({"dimension": "many"}, ["dimension = 'many'", "whole number"]),
         ({"dimension": 1400}, ["dimension = 1400", "7851200 bytes", "fewer dimensions"]),
         ({"dimension": 1000, "delays_s": [60]}, ["dimension = 1000 with 1 delays_s"]),
-        ({"model": "logit"}, ["model = 'logit'", "'linear' or 'beta'"]),
+        ({"model": "logit"}, ["model = 'logit'", "'linear', 'hybrid' or 'beta'"]),
         ({"explorer": "softmax"}, ["'thompson', 'ucb' or 'epsilon-greedy'"]),
         ({"aggregate": "mean"}, ["'sum', 'max', 'min', 'earliest' or 'count'"]),
         ({"intercept": 8}, ["intercept = 8", "below dimension = 8"]),
