@@ -8,6 +8,7 @@ a long time. Given an earlier prior as `start`, rounds go on from it, and what t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from policies.hybrid import fit_hybrid
 from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior
-from policies.scale import BIAS_SPREAD, NU, Scale, beginning, pooled, scale_of, telling
+from policies.scale import BIAS_SPREAD, NU, Scale, beginning, check_start, pooled, scale_of, spread, telling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.sums import Effective
 
-__all__ = ["BetaPrior", "Prior", "fit", "fit_beta", "fit_linear", "start_linear"]
+__all__ = ["BetaPrior", "Prior", "fit", "fit_beta", "fit_linear", "fit_logistic", "start_linear"]
 
 ROUNDS = 3
 PULL = 0.01
 """k: weight of the start value in the prior mean, in arms."""
+LEAST_RATE = 1e-6
+"""Rates nearer to 0 or 1 are taken for this where a logit is needed."""
 NOISE_ROWS = 50.0
 """Weight of the start value in the noise, in rows."""
 
@@ -40,7 +43,7 @@ def fit(
     dimension: int,
     intercept: int | None = None,
 ) -> AnyPrior:
-    """Prior of the model's arms: `fit_linear`, `fit_hybrid` or `fit_beta`, by the model's name.
+    """Prior of the model's arms: `fit_linear`, `fit_hybrid`, `fit_logistic` or `fit_beta`, by the model's name.
 
     Raises:
         ValueError: no such model, or a start of another model.
@@ -50,6 +53,8 @@ def fit(
     """
     if model == "linear" and isinstance(start, Prior | None):
         return fit_linear(effective, start, dimension=dimension, intercept=intercept)
+    if model == "logistic" and isinstance(start, Prior | None):
+        return fit_logistic(effective, start, dimension=dimension, intercept=intercept)
     if model == "hybrid" and isinstance(start, HybridPrior | None):
         return fit_hybrid(effective, start, dimension=dimension, intercept=intercept)
     if model == "beta" and isinstance(start, BetaPrior | None):
@@ -86,23 +91,48 @@ def fit_linear(
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
     """
-    if intercept is not None and not 0 <= intercept < dimension:
-        raise ValueError(f"intercept = {intercept}: must be the index of a component, 0 to {dimension - 1}, or None")
-    if start is not None and len(start.mean) != dimension:
-        raise ValueError(
-            f"start has {len(start.mean)} components, the contexts have {dimension}; start from None instead"
-        )
+    check_start(start, dimension=dimension, intercept=intercept)
     arms = telling(effective)
     scale = scale_of(arms)
     begin = beginning(scale, dimension, intercept) if start is None else start
     if not arms:
         return begin
+    return _rounds(arms, begin, scale, intercept)
+
+
+def fit_logistic(
+    effective: Mapping[str, Effective], start: Prior | None = None, *, dimension: int, intercept: int | None = None
+) -> Prior:
+    """Prior mean mu0 and variances T of logistic arms, on the logit scale, from their H and u (policies/logistic.py).
+
+    As `fit_linear` with A = H, b = u and s2 = 1, which H and u are made for. mu0 starts at the logit of the arms'
+    common rate (at the intercept; zero without one), tau at 0.5 and 0.3: on the logit scale a rate's relative spread.
+
+    >>> fit_logistic({}, dimension=2, intercept=0).tau2.tolist()
+    [0.25, 0.09]
+    """
+    check_start(start, dimension=dimension, intercept=intercept)
+    arms = telling(effective)
+    unit = Scale(1.0, 1.0)
+    if start is None:
+        mean = np.zeros(dimension)
+        if intercept is not None:
+            rate = min(max(scale_of(arms).rate, LEAST_RATE), 1.0 - LEAST_RATE)
+            mean[intercept] = np.log(rate / (1.0 - rate))
+        start = Prior(mean=mean, tau2=spread(unit, dimension, intercept), s2=1.0)
+    return _rounds(arms, start, unit, intercept, s2=1.0) if arms else start
+
+
+def _rounds(
+    arms: list[Effective], begin: Prior, scale: Scale, intercept: int | None, *, s2: float | None = None
+) -> Prior:
+    """ROUNDS rounds from `begin`, with the noise fitted too unless it is given."""
     prior = begin
     for _ in range(ROUNDS):
         further = _further(arms, prior, begin.mean, scale, intercept)
         if further is None:
             break
-        prior = further
+        prior = further if s2 is None else replace(further, s2=s2)
     return prior
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from policies.gaussian import ArmPosterior, check_shapes, inverse_factor, joint
 from policies.prior import HybridPrior
-from policies.scale import Scale, beginning, pooled, scale_of, spread, telling
+from policies.scale import Scale, beginning, check_start, pooled, scale_of, spread, telling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,12 +113,7 @@ def fit_hybrid(
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
     """
-    if intercept is not None and not 0 <= intercept < dimension:
-        raise ValueError(f"intercept = {intercept}: must be the index of a component, 0 to {dimension - 1}, or None")
-    if start is not None and len(start.mean) != dimension:
-        raise ValueError(
-            f"start has {len(start.mean)} components, the contexts have {dimension}; start from None instead"
-        )
+    check_start(start, dimension=dimension, intercept=intercept)
     arms = telling(effective)
     scale = scale_of(arms)
     begin, wide = beginning(scale, dimension, intercept), spread(scale, dimension, intercept)

@@ -19,7 +19,7 @@ class Prior:
     Attributes:
         mean: (d,) prior mean of the weights.
         tau2: (d,) prior variances, above zero.
-        s2: noise variance of one reward, above zero.
+        s2: noise variance of one reward, above zero; 1 for logistic, whose sums hold the variances.
 
     Raises:
         ValueError: shapes differ, or a number is not finite or not positive where it must be.
@@ -113,5 +113,6 @@ PRIORS: dict[str, type[Prior] | type[HybridPrior] | type[BetaPrior]] = {
     "beta": BetaPrior,
     "linear": Prior,
     "hybrid": HybridPrior,
+    "logistic": Prior,
 }
 """Type of the prior of each model; by `policies.model.MODELS`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.prior import Prior
+from policies.prior import HybridPrior, Prior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,16 @@ class Scale:
 
     rate: float
     variance: float
+
+
+def check_start(start: Prior | HybridPrior | None, *, dimension: int, intercept: int | None) -> None:
+    """Raise ValueError unless the intercept is an index below d and the start has d components."""
+    if intercept is not None and not 0 <= intercept < dimension:
+        raise ValueError(f"intercept = {intercept}: must be the index of a component, 0 to {dimension - 1}, or None")
+    if start is not None and len(start.mean) != dimension:
+        raise ValueError(
+            f"start has {len(start.mean)} components, the contexts have {dimension}; start from None instead"
+        )
 
 
 def telling(effective: Mapping[str, Effective]) -> list[Effective]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-GAUSSIAN = ("linear", "hybrid")
+GAUSSIAN = ("linear", "hybrid", "logistic")
 """Models whose arms are published as mean and factor."""
 
 Float32Array = npt.NDArray[np.float32]
@@ -166,7 +166,7 @@ class _Head(msgspec.Struct):
     version: int
     parent: int | None
     time_ms: int
-    model: Literal["linear", "hybrid", "beta"]
+    model: Literal["linear", "hybrid", "logistic", "beta"]
     dimension: int
     explorer: str
     rates: dict[str, float]

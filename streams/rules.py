@@ -36,5 +36,9 @@ def window(policy: PolicySettings) -> Window:
 def model(policy: PolicySettings) -> Model:
     """The policy's model."""
     return make_model(
-        policy.model, dimension=policy.dimension, half_life_s=policy.half_life_s, delays_s=policy.delays_s
+        policy.model,
+        dimension=policy.dimension,
+        half_life_s=policy.half_life_s,
+        delays_s=policy.delays_s,
+        point=policy.point,
     )

@@ -33,7 +33,7 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["linear", "hybrid", "beta"] = Field("linear", description="what is learned for each arm")
+    model: Literal["linear", "hybrid", "logistic", "beta"] = Field("linear", description="what is learned for each arm")
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
@@ -53,6 +53,9 @@ class PolicySettings(BaseModel):
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
+    point: tuple[Weight, ...] = Field(
+        (), description="model logistic: weights, one for each feature, around which it is linearised; empty for zeros"
+    )
     arms: tuple[str, ...] = Field((), description="arms that exist before any impression")
 
     @field_validator("window_s", "half_life_s", "delays_s")
@@ -102,6 +105,21 @@ class PolicySettings(BaseModel):
             raise ValueError(
                 f"intercept = {self.intercept}: must be below dimension = {self.dimension}; "
                 "name the index of the context's constant or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _logistic_fits(self) -> Self:
+        if self.point and (self.model != "logistic" or len(self.point) != self.dimension):
+            raise ValueError(
+                f"point has {len(self.point)} numbers and the model is {self.model}: allowed with model = 'logistic' only, "
+                f"one for each of dimension = {self.dimension} features; or leave it out"
+            )
+        outside = {kind: worth for kind, worth in self.outcomes.items() if not 0 <= worth <= 1}
+        if self.model == "logistic" and outside:
+            raise ValueError(
+                f"outcomes = {outside}: must lie between 0 and 1 for the logistic model, which learns a chance; "
+                "scale them, or set model = 'linear'"
             )
         return self
 

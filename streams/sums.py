@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from policies.model import Sums, make_model
+from policies.model import Sums
 from streams import security
 from streams.reading import latest, partition_count, reader
 from streams.recovery import restore
-from streams.rules import rules
+from streams.rules import model, rules
 from streams.settings import PolicySettings, Settings
 from streams.settings_policy import UnknownPolicyError
 from streams.state import SIDES, PartitionState
@@ -39,11 +39,11 @@ def read_sums(settings: Settings, policy: str) -> dict[str, Any]:
     if policy not in settings.policies:
         raise UnknownPolicyError(policy, known=settings.policies)
     states = read_states(settings)
-    model = rules(settings).models[policy]
+    merge = rules(settings).models[policy].merge
     merged: dict[str, Sums] = {}
     for state in states:
         for arm, sums in state.sums[policy].items():
-            merged[arm] = model.merge(merged[arm], sums) if arm in merged else sums
+            merged[arm] = merge(merged[arm], sums) if arm in merged else sums
     now_ms = max((state.join.watermark for state in states if state.join.watermark is not None), default=0)
     arms = {arm: readable(settings.policies[policy], sums, now_ms) for arm, sums in sorted(merged.items())}
     return {
@@ -58,7 +58,7 @@ def read_sums(settings: Settings, policy: str) -> dict[str, Any]:
 
 def readable(policy: PolicySettings, sums: Any, now_ms: int) -> dict[str, Any]:
     """One arm's sums as plain numbers: decayed to event time ``now_ms`` if the policy forgets; what is pending is not subtracted."""
-    undelayed = make_model(policy.model, dimension=policy.dimension, half_life_s=policy.half_life_s)
+    undelayed = model(policy.model_copy(update={"delays_s": ()}))
     read = undelayed.at(msgspec.structs.replace(sums, pending=()), now_ms=now_ms)
     plain = {"n": read.n_eff, "count": read.count, "reward": read.reward, "square": read.square}
     return plain if policy.model == "beta" else plain | {"b": read.b.tolist(), "A": read.A.tolist()}

@@ -69,6 +69,22 @@ def shown(arm: str, ts: list[int], x: list[list[float]] | None = None) -> Batch:
     )
 
 
+def clicks(arm: str, ts: list[int], x: FloatArray, reward: list[float]) -> Batch:
+    """Rewards of one arm for impressions at these times (ms) with these contexts, which are not in the batch."""
+    rewards = np.array(reward)
+    return Batch(
+        arms=(arm,),
+        arm=np.zeros(0, np.intp),
+        x=x[:0],
+        ts=np.zeros(0, np.int64),
+        reward_arm=np.zeros(len(ts), np.intp),
+        reward_x=x,
+        reward_ts=np.array(ts, np.int64),
+        reward=rewards,
+        square=rewards**2,
+    )
+
+
 def bits(read: Effective) -> bytes:
     """All numbers of an arm, to compare to the last bit."""
     scalars = np.array([read.n_eff, read.count, read.reward, read.square])

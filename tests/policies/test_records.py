@@ -14,6 +14,7 @@ from tests.policies.batches import START_MS, bits, dyadic, shown
 HEADS = {
     "linear": "8e a176 01 a56d6f64656c a66c696e656172 a164 02",
     "beta": "8c a176 01 a56d6f64656c a462657461 a164 00",
+    "logistic": "8f a176 01 a56d6f64656c a86c6f676973746963 a164 02",
 }
 SCALARS = """
     ab68616c665f6c6966655f73 cb3ff0000000000000  a864656c6179735f73 91 cb4000000000000000
@@ -22,13 +23,27 @@ SCALARS = """
     a6726577617264 cb0000000000000000  a6737175617265 cb0000000000000000
 """
 ARRAYS = "a162 c410 00000000000000000000000000000000  a141 c418 000000000000f03f 000000000000e03f 0000000000001140"
+LOGISTIC_A = """a141 c430
+    000000000000d03f 000000000000c03f 000000000000e0bf 000000000000f13f 000000000000f4bf 0000000000000040"""
+"""H = X^T X / 4 with u = -(0.5, 1.25), minus half the contexts, as the last column."""
 WAITS = {
     "linear": """a770656e64696e67 91 83 ab6c616e646d61726b5f6d73 00 a16e cb4000000000000000
         a141 c418 000000000000f03f 000000000000e03f 0000000000001140""",
+    "logistic": "a770656e64696e67 91 83 ab6c616e646d61726b5f6d73 00 a16e cb4000000000000000" + LOGISTIC_A,
     "beta": "a770656e64696e67 91 82 ab6c616e646d61726b5f6d73 00 a16e cb4000000000000000",
 }
 GOLDEN = {
     "linear": bytes.fromhex(HEADS["linear"] + SCALARS + ARRAYS + WAITS["linear"]),
+    "logistic": bytes.fromhex(
+        HEADS["logistic"]
+        + SCALARS
+        + "a162 c418"
+        + 24 * "00"
+        + LOGISTIC_A
+        + WAITS["logistic"]
+        + "a5706f696e74 c410"
+        + 16 * "00"
+    ),
     "beta": bytes.fromhex(HEADS["beta"] + SCALARS + WAITS["beta"]),
 }
 """Records of two impressions at time 0 with the contexts (1, 0.5) and (0, 2), a half-life of 1 s and a delay of 2 s."""
