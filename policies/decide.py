@@ -1,16 +1,24 @@
-"""Decisions: a function of snapshot, context, candidates and a generator, so that they can be replayed."""
+"""Decisions: a function of snapshot, context, candidates and a generator, so that they can be replayed.
+
+`decide` computes the probabilities and draws the arm from them: what is logged is exact. Only Thompson sampling over more
+than MANY arms that may win draws first and estimates the chosen arm's probability (policies/monte_carlo.py); `law` gives
+the exact ones there too, for ten times the work. Many contexts at once: policies/decide_batch.py. Arms alone, without
+propensities: policies/draw.py.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.beta_thompson import beta_moments, thompson_beta
-from policies.explorers import floor, probabilities
+from policies.explorers import Scores, explore, floor
+from policies.monte_carlo import draw_estimated
 from policies.stack import BetaStack, Index
+from policies.thompson import contenders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +26,16 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
 
+Kind = Literal["exact", "estimate"]
+
 KEPT_LAWS = 1024
 """Sets of candidates whose probabilities a snapshot of Beta arms keeps."""
+
+MANY = 100
+"""Arms that may win, above which Thompson sampling's propensity is estimated."""
+
+LARGEST = 1e30
+"""Size of a number of a context above which it counts as unusable, as in events: products with it must stay finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +44,20 @@ class Decision:
 
     Attributes:
         arm: what to show.
-        propensity: its probability, exact: `probabilities` at its place.
+        propensity: its probability.
+        propensity_kind: "exact": the propensity is `probabilities` at the arm's place. "estimate": it is unbiased, but
+            1/propensity is not.
         snapshot: version decided from.
         candidates: the K arms that could have been chosen.
-        probabilities: (K,) in their order, sums to one.
+        probabilities: (K,) in their order, sums to one; None where the propensity is an estimate.
     """
 
     arm: str
     propensity: float
+    propensity_kind: Kind = "exact"
     snapshot: int
     candidates: tuple[str, ...]
-    probabilities: FloatArray
+    probabilities: FloatArray | None
 
 
 def decide(
@@ -51,7 +70,7 @@ def decide(
         context: (d,) in the units that were learned from; the model "beta" ignores it.
         candidates: arms to choose from, each once; None is all that the snapshot has. An unknown arm is scored
             by the prior.
-        rng: advanced by one draw.
+        rng: advanced by one draw, by more for an estimate.
 
     Raises:
         ValueError: no candidates or one twice, or a context of another length or with numbers that are not finite.
@@ -67,58 +86,103 @@ def decide(
     >>> decision.arm, round(decision.propensity, 6), decision.snapshot
     ('new', 0.5, 1)
     """
+    rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
-    p = law(snapshot, context, candidates)
-    cumulative = p.cumsum()
-    drawn = min(int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right")), len(p) - 1)
+    kind: Kind = "exact"
+    p: FloatArray | None = None
+    scores = _scores(snapshot, context, rows)
+    if scores is not None and is_estimated(snapshot, scores):
+        wide = snapshot.rates["alpha"] * scores.sd
+        drawn, propensity = draw_estimated(scores.mean, wide, rng=rng, epsilon=snapshot.rates["epsilon"])
+        kind = "estimate"
+    else:
+        p = _beta(snapshot, rows) if scores is None else explore(scores, snapshot.explorer, snapshot.rates)
+        cumulative = p.cumsum()
+        drawn = min(int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right")), len(p) - 1)
+        propensity = float(p[drawn])
     return Decision(
-        arm=names[drawn], propensity=float(p[drawn]), snapshot=snapshot.version, candidates=names, probabilities=p
+        arm=names[drawn],
+        propensity=propensity,
+        propensity_kind=kind,
+        snapshot=snapshot.version,
+        candidates=names,
+        probabilities=p,
     )
 
 
 def law(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None) -> FloatArray:
-    """(K,) probability of each candidate; see `decide`."""
-    arms = snapshot.stack
-    rows = None if candidates is None else _rows(arms.row, candidates)
-    if (len(arms.row) if rows is None else len(rows)) == 0:
+    """(K,) exact probability of each candidate; see `decide`."""
+    rows = rows_of(snapshot, candidates)
+    scores = _scores(snapshot, context, rows)
+    return _beta(snapshot, rows) if scores is None else explore(scores, snapshot.explorer, snapshot.rates)
+
+
+def is_estimated(snapshot: Snapshot, scores: Scores) -> bool:
+    """Whether so many arms may win that the propensity is estimated."""
+    alpha = snapshot.rates.get("alpha", 0.0)
+    return (
+        snapshot.explorer == "thompson"
+        and len(scores.mean) > MANY
+        and alpha > 0.0
+        and len(contenders(scores.mean, alpha * scores.sd)) > MANY
+    )
+
+
+def rows_of(snapshot: Snapshot, candidates: Sequence[str] | None) -> Index | None:
+    """Rows of the candidates in the snapshot's arrays; None is all. Raises ValueError for none, or one twice."""
+    row = snapshot.stack.row
+    if (len(row) if candidates is None else len(candidates)) == 0:
         raise ValueError(
             f"policy {snapshot.policy!r}, snapshot {snapshot.version}: there is no arm to choose; give candidates"
         )
-    alpha, epsilon = snapshot.rates["alpha"], snapshot.rates["epsilon"]
+    if candidates is None:
+        return None
+    if len(set(candidates)) != len(candidates):
+        twice = sorted({name for name in candidates if list(candidates).count(name) > 1})
+        raise ValueError(f"candidates hold {twice} more than once; each arm may be given once")
+    prior = len(row)
+    return np.array([row.get(name, prior) for name in candidates], np.intp)
+
+
+def check_contexts(snapshot: Snapshot, contexts: FloatArray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless contexts have the shape, and numbers that can be computed with."""
+    if contexts.shape != shape:
+        raise ValueError(f"the context has shape {contexts.shape}; policy {snapshot.policy!r} needs {shape}")
+    if not np.abs(contexts).max(initial=0.0) <= LARGEST:  # false for NaN
+        raise ValueError(f"the context holds numbers that are not finite, or above {LARGEST:g}: {contexts}")
+
+
+def _scores(snapshot: Snapshot, context: npt.ArrayLike, rows: Index | None) -> Scores | None:
+    """What the explorer goes by; None for Beta arms, whose law does not need the context."""
+    arms = snapshot.stack
     if isinstance(arms, BetaStack):
-        return _beta(snapshot, arms, rows)
+        return None
     x = np.asarray(context, np.float64)
-    if x.shape != (snapshot.dimension,):
-        raise ValueError(f"the context has shape {x.shape}; policy {snapshot.policy!r} needs ({snapshot.dimension},)")
-    if not np.isfinite(x).all():
-        raise ValueError(f"the context holds numbers that are not finite: {x}")
+    check_contexts(snapshot, x, (snapshot.dimension,))
     mean, sd = arms.scores(x, rows)
-    return probabilities(mean, sd, explorer=snapshot.explorer, alpha=alpha, epsilon=epsilon)
+    return Scores(mean=mean, sd=sd, count=snapshot.count, noise_sd=snapshot.noise_sd)
 
 
-def _beta(snapshot: Snapshot, arms: BetaStack, rows: Index | None) -> FloatArray:
-    """The context does not matter, so a law is computed once for each set of candidates."""
+def _beta(snapshot: Snapshot, rows: Index | None) -> FloatArray:
+    """A law is computed once for each set of candidates."""
+    arms = snapshot.stack
+    if not isinstance(arms, BetaStack):
+        raise TypeError(f"{type(arms).__name__} has scores that depend on the context; this is a bug")
     rows = np.arange(len(arms.row)) if rows is None else rows
     key = rows.tobytes()
     p = arms.laws.get(key)
     if p is None:
-        p = _beta_law(arms.a[rows], arms.b[rows], snapshot.explorer, snapshot.rates["alpha"], snapshot.rates["epsilon"])
+        p = _beta_law(snapshot, arms.a[rows], arms.b[rows])
         p.flags.writeable = False
         if len(arms.laws) < KEPT_LAWS:
             arms.laws[key] = p
     return p
 
 
-def _beta_law(a: FloatArray, b: FloatArray, explorer: str, alpha: float, epsilon: float) -> FloatArray:
-    if explorer == "thompson" and alpha > 0.0:
-        return floor(thompson_beta(a, b, alpha=alpha), epsilon)
+def _beta_law(snapshot: Snapshot, a: FloatArray, b: FloatArray) -> FloatArray:
+    rates = snapshot.rates
+    if snapshot.explorer == "thompson" and rates["alpha"] > 0.0:
+        return floor(thompson_beta(a, b, alpha=rates["alpha"]), rates["epsilon"])
     mean, sd = beta_moments(a, b)
-    return probabilities(mean, sd, explorer=explorer, alpha=alpha, epsilon=epsilon)
-
-
-def _rows(row: dict[str, int], candidates: Sequence[str]) -> Index:
-    if len(set(candidates)) != len(candidates):
-        twice = sorted({name for name in candidates if list(candidates).count(name) > 1})
-        raise ValueError(f"candidates hold {twice} more than once; each arm may be given once")
-    prior = len(row)
-    return np.array([row.get(name, prior) for name in candidates], np.intp)
+    scores = Scores(mean=mean, sd=sd, count=snapshot.count, noise_sd=snapshot.noise_sd)
+    return explore(scores, snapshot.explorer, rates)

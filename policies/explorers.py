@@ -1,10 +1,19 @@
 """Explorers as probability vectors: the chance of every arm, computed first, so that the arm can be drawn from it.
 
-What is logged is then exact by construction; an error of the quadrature only perturbs the policy.
+What is logged is then exact by construction; an error of the quadrature only perturbs the policy. EXPLORERS lists them,
+each with its one rate; over any of them lies the floor (1 - epsilon) p + epsilon/K.
+
+Sources: Thompson sampling, Agrawal & Goyal 2013; UCB, Li et al. 2010; softmax, Sutton & Barto 2018, section 2.8;
+SquareCB, Foster & Rakhlin 2020, section 3 (inverse gap weighting, Abe & Long 1999); explore-first, Lattimore &
+Szepesvari 2020, chapter 6; uncertainty sampling, Settles 2009, section 3.1.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,57 +24,43 @@ from policies.thompson import thompson
 if TYPE_CHECKING:
     from policies.batch import FloatArray
 
-EXPLORERS = ("thompson", "ucb", "epsilon-greedy")
-"""Names that `probabilities` knows."""
+LARGEST = 1e30
+"""What a rate may be at most, so that products with it stay finite."""
+NO_RATES: Mapping[str, float] = MappingProxyType({})
 
 
-def probabilities(
-    mean: FloatArray, sd: FloatArray, *, explorer: str, alpha: float = 1.0, epsilon: float = 0.0
-) -> FloatArray:
-    """(K,) probability of each arm; not negative, sums to one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What an explorer knows of K arms.
 
-    "thompson": p_a = P(a is the largest of independent N(mean, (alpha sd)^2)), by quadrature. "ucb": the arms with the
-    largest mean + alpha sd, in equal parts. "epsilon-greedy": the arms with the largest mean, in equal parts. Over any
-    of them the floor (1 - epsilon) p + epsilon/K.
-
-    Args:
+    Attributes:
         mean: (K,) expected reward of each arm, in the reward's unit.
         sd: (K,) standard deviation of each expectation, zero or more.
-        explorer: one of EXPLORERS.
-        alpha: width of the exploration, zero or more; 0 is greedy.
-        epsilon: share of decisions drawn uniformly, 0 to 1.
-
-    Raises:
-        ValueError: unknown explorer, no arms, a number that is not finite, or one out of its range.
-
-    >>> import numpy as np
-    >>> probabilities(np.array([0.1, 0.3, 0.3]), np.zeros(3), explorer="epsilon-greedy", epsilon=0.1).round(4).tolist()
-    [0.0333, 0.4833, 0.4833]
-    >>> probabilities(np.array([0.0, 0.0]), np.array([1.0, 2.0]), explorer="thompson").round(6).tolist()
-    [0.5, 0.5]
+        count: number of impressions that the policy has learned from, undecayed.
+        noise_sd: standard deviation of one reward around its expectation, above zero.
     """
-    check(explorer, alpha, epsilon)
-    if mean.ndim != 1 or mean.shape != sd.shape or not len(mean):
-        raise ValueError(f"mean has shape {mean.shape}, sd {sd.shape}; both must be (K,) with at least one arm")
-    if not (np.isfinite(mean).all() and np.isfinite(sd).all() and sd.min() >= 0.0):
-        raise ValueError(f"means must be finite, sds finite and not negative: mean = {mean}, sd = {sd}")
-    p = thompson(mean, alpha * sd) if explorer == "thompson" else best(mean + alpha * sd if explorer == "ucb" else mean)
-    return floor(p, epsilon)
+
+    mean: FloatArray
+    sd: FloatArray
+    count: float = 0.0
+    noise_sd: float = 1.0
 
 
-def check(explorer: str, alpha: float, epsilon: float) -> None:
-    """Raise ValueError unless the explorer exists and its rates are in range.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explorer:
+    """How an explorer makes probabilities of scores.
 
-    >>> check("softmax", 1.0, 0.0)
-    Traceback (most recent call last):
-    ValueError: there is no explorer 'softmax'; choose one of thompson, ucb, epsilon-greedy
+    Attributes:
+        law: (scores, rate) -> (K,) probabilities.
+        rate: name of its one scalar; "epsilon" where the floor is all it has.
+        default: what the scalar is unless told.
+        positive: whether 0 is not allowed.
     """
-    if explorer not in EXPLORERS:
-        raise ValueError(f"there is no explorer {explorer!r}; choose one of {', '.join(EXPLORERS)}")
-    if not 0.0 <= alpha < np.inf:
-        raise ValueError(f"alpha = {alpha}: must be finite and not negative")
-    if not 0.0 <= epsilon <= 1.0:
-        raise ValueError(f"epsilon = {epsilon}: must be between 0 and 1, both included")
+
+    law: Callable[[Scores, float], FloatArray]
+    rate: str
+    default: float
+    positive: bool = False
 
 
 def best(scores: npt.NDArray[np.floating]) -> FloatArray:
@@ -77,6 +72,150 @@ def best(scores: npt.NDArray[np.floating]) -> FloatArray:
     """
     p: FloatArray = (scores == scores.max()).astype(np.float64)
     return p / np.count_nonzero(p)
+
+
+def softmax(mean: FloatArray, tau: float) -> FloatArray:
+    """(K,) p_a proportional to exp(mean_a/tau); tau, above zero, has the reward's unit.
+
+    >>> import numpy as np
+    >>> softmax(np.array([0.0, np.log(3.0)]), 1.0).round(6).tolist()
+    [0.25, 0.75]
+    """
+    gap = np.minimum(mean.max() - mean, 745.0 * tau)  # exp(-745) is the smallest number above zero
+    p = np.exp(-gap / tau)
+    normed: FloatArray = p / p.sum()
+    return normed
+
+
+def inverse_gap(mean: FloatArray, gamma: float) -> FloatArray:
+    """(K,) 1/(K + gamma (max - mean_a)) for all but the best arms, which share the rest; gamma in 1/reward.
+
+    >>> import numpy as np
+    >>> inverse_gap(np.array([0.0, 0.2]), 10.0).tolist()
+    [0.25, 0.75]
+    """
+    gap = mean.max() - mean
+    p: FloatArray = 1.0 / (len(mean) + gamma * gap)
+    top = gap == 0.0
+    p[top] = (1.0 - p[~top].sum()) / np.count_nonzero(top)
+    return p
+
+
+def squarecb(scores: Scores, gamma_scale: float) -> FloatArray:
+    """(K,) inverse gap weighting with gamma = gamma_scale sqrt(count)/noise_sd, so that the rate has no unit."""
+    return inverse_gap(scores.mean, gamma_scale * math.sqrt(scores.count) / scores.noise_sd)
+
+
+def explore_first(scores: Scores, first: float) -> FloatArray:
+    """(K,) uniform until `first` impressions have been learned from, the best arms from then on."""
+    return np.full(len(scores.mean), 1.0 / len(scores.mean)) if scores.count < first else best(scores.mean)
+
+
+def uncertainty(sd: FloatArray, power: float) -> FloatArray:
+    """(K,) p_a proportional to sd_a^power: shows the arms that most is to be learned of, whatever they bring.
+
+    Power 0 is uniform, 1 Neyman's allocation, large powers the least certain arm.
+
+    >>> import numpy as np
+    >>> uncertainty(np.array([1.0, 3.0, 0.0]), 1.0).tolist()
+    [0.25, 0.75, 0.0]
+    """
+    largest = sd.max()
+    parts = (sd / largest) ** power if largest > 0.0 else np.ones(len(sd))
+    p: FloatArray = parts / parts.sum()
+    return p
+
+
+EXPLORERS: Mapping[str, Explorer] = MappingProxyType(
+    {
+        "thompson": Explorer(law=lambda at, alpha: thompson(at.mean, alpha * at.sd), rate="alpha", default=1.0),
+        "ucb": Explorer(law=lambda at, alpha: best(at.mean + alpha * at.sd), rate="alpha", default=1.0),
+        "epsilon-greedy": Explorer(law=lambda at, _: best(at.mean), rate="epsilon", default=0.0),
+        "softmax": Explorer(law=lambda at, tau: softmax(at.mean, tau), rate="tau", default=0.05, positive=True),
+        "squarecb": Explorer(law=squarecb, rate="gamma_scale", default=1.0),
+        "explore-first": Explorer(law=explore_first, rate="first", default=1000.0),
+        "uncertainty": Explorer(law=lambda at, power: uncertainty(at.sd, power), rate="power", default=1.0),
+    }
+)
+"""The explorers by name. Their rates, in the settings and in a snapshot's `rates`:
+
+    thompson, ucb   alpha        width in posterior standard deviations; 0 is greedy
+    epsilon-greedy  epsilon      the floor's share, 0 to 1
+    softmax         tau          temperature in the reward's unit; towards 0 greedy
+    squarecb        gamma_scale  greediness, gamma = gamma_scale sqrt(count)/noise_sd; 0 is uniform
+    explore-first   first        number of impressions before it is greedy
+    uncertainty     power        of the standard deviation; 0 is uniform
+"""
+
+
+def probabilities(
+    mean: FloatArray,
+    sd: FloatArray,
+    *,
+    explorer: str,
+    rates: Mapping[str, float] = NO_RATES,
+    count: float = 0.0,
+    noise_sd: float = 1.0,
+) -> FloatArray:
+    """(K,) probability of each arm; not negative, sums to one.
+
+    Args:
+        mean, sd, count, noise_sd: see `Scores`.
+        explorer: one of EXPLORERS.
+        rates: the explorer's rate by its name, and "epsilon", the share of decisions drawn uniformly; what is not given
+            is the default, 0 for epsilon.
+
+    Raises:
+        ValueError: unknown explorer or rate, no arms, a number that is not finite, or one out of its range.
+
+    >>> import numpy as np
+    >>> greedy = probabilities(np.array([0.1, 0.3, 0.3]), np.zeros(3), explorer="epsilon-greedy", rates={"epsilon": 0.1})
+    >>> greedy.round(4).tolist()
+    [0.0333, 0.4833, 0.4833]
+    >>> probabilities(np.array([0.0, 0.0]), np.array([1.0, 2.0]), explorer="thompson").round(6).tolist()
+    [0.5, 0.5]
+    """
+    complete = check(explorer, rates)
+    if mean.ndim != 1 or mean.shape != sd.shape or not len(mean):
+        raise ValueError(f"mean has shape {mean.shape}, sd {sd.shape}; both must be (K,) with at least one arm")
+    if not (np.isfinite(mean).all() and np.isfinite(sd).all() and sd.min() >= 0.0):
+        raise ValueError(f"means must be finite, sds finite and not negative: mean = {mean}, sd = {sd}")
+    if not (0.0 <= count < math.inf and 0.0 < noise_sd < math.inf):
+        raise ValueError(f"count = {count}, noise_sd = {noise_sd}: both must be finite, noise_sd above zero")
+    return explore(Scores(mean=mean, sd=sd, count=count, noise_sd=noise_sd), explorer, complete)
+
+
+def explore(scores: Scores, explorer: str, rates: Mapping[str, float]) -> FloatArray:
+    """`probabilities` of what has been checked; `rates` holds the explorer's and epsilon."""
+    chosen = EXPLORERS[explorer]
+    return floor(chosen.law(scores, rates[chosen.rate]), rates["epsilon"])
+
+
+def check(explorer: str, rates: Mapping[str, float]) -> dict[str, float]:
+    """The explorer's rate and epsilon, complete. Raises ValueError if one is unknown or out of range.
+
+    >>> check("ucb", {"epsilon": 0.01})
+    {'alpha': 1.0, 'epsilon': 0.01}
+    >>> check("probability-matching", {})
+    Traceback (most recent call last):
+    ValueError: there is no explorer 'probability-matching'; choose one of thompson, ucb, epsilon-greedy, ...
+    """
+    if explorer not in EXPLORERS:
+        raise ValueError(f"there is no explorer {explorer!r}; choose one of {', '.join(EXPLORERS)}")
+    chosen = EXPLORERS[explorer]
+    complete = {chosen.rate: chosen.default, "epsilon": 0.0}
+    unknown = [name for name in rates if name not in complete]
+    if unknown:
+        raise ValueError(f"explorer {explorer!r} has no rate {unknown[0]!r}; it has {', '.join(complete)}")
+    complete |= {name: float(value) for name, value in rates.items()}
+    own, epsilon = complete[chosen.rate], complete["epsilon"]
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"epsilon = {epsilon}: must be between 0 and 1, both included")
+    if not 0.0 <= own <= LARGEST or (chosen.positive and own == 0.0):
+        raise ValueError(
+            f"{chosen.rate} = {own}: must be {'above zero' if chosen.positive else 'not negative'}, at most {LARGEST:g}"
+        )
+    return complete
 
 
 def floor(p: FloatArray, epsilon: float) -> FloatArray:

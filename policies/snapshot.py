@@ -7,6 +7,7 @@ written.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from policies.explorers import check
+from policies.explorers import NO_RATES, check
 from policies.posterior import ArmPosterior, BetaPosterior, posterior
-from policies.prior import PRIORS, AnyPrior
+from policies.prior import PRIORS, AnyPrior, BetaPrior
 from policies.snapshot_records import (
     Arm,
     BetaArm,
@@ -68,7 +69,7 @@ class Snapshot:
         model: see `policies.model.MODELS`.
         dimension: d, length of the context.
         explorer: see `policies.explorers`.
-        rates: "alpha" (width of the exploration) and "epsilon" (floor).
+        rates: the explorer's rate by its name, and "epsilon", the floor.
         reasons: why it differs from its parent, in words.
         prior: by which arms without a record are scored.
         encoder: fingerprint of the encoder that contexts came from, None if there is none.
@@ -106,6 +107,19 @@ class Snapshot:
         """The arms' numbers as arrays, with the prior as the last row; made when first used."""
         return stack(self.arms, self.prior)
 
+    @cached_property
+    def count(self) -> float:
+        """Number of impressions that its arms have learned from, undecayed."""
+        return sum(arm.count for arm in self.arms.values())
+
+    @cached_property
+    def noise_sd(self) -> float:
+        """Standard deviation of one reward around its expectation; of a mean arm's click for Beta arms."""
+        if isinstance(self.prior, BetaPrior):
+            rate = self.prior.a / (self.prior.a + self.prior.b)
+            return math.sqrt(max(rate * (1.0 - rate), 1e-12))
+        return math.sqrt(self.prior.s2)
+
     @property
     def alarms(self) -> tuple[str, ...]:
         """Arms whose sums could not be used, so that they are scored by the prior."""
@@ -128,8 +142,7 @@ def build(
     time_ms: int,
     now_ms: int,
     explorer: str = "thompson",
-    alpha: float = 1.0,
-    epsilon: float = 0.0,
+    rates: Mapping[str, float] = NO_RATES,
     reasons: Sequence[str] = (),
     encoder: str | None = None,
     watermark_ms: Mapping[int, int] | None = None,
@@ -148,7 +161,7 @@ def build(
         previous: the snapshot before, None for the first.
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
-        explorer, alpha, epsilon: how arms are chosen.
+        explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
         reasons, encoder, watermark_ms, offsets, clicks_ts: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
@@ -156,7 +169,7 @@ def build(
     Raises:
         ValueError: explorer, rates, prior or version do not fit.
     """
-    check(explorer, alpha, epsilon)
+    complete = check(explorer, rates)
     if previous is not None and version <= previous.version:
         raise ValueError(f"version = {version}: must be above the previous snapshot's, {previous.version}")
     if not isinstance(prior, PRIORS[model.name]):
@@ -183,7 +196,7 @@ def build(
             model=model.name,
             dimension=model.dimension,
             explorer=explorer,
-            rates={"alpha": float(alpha), "epsilon": float(epsilon)},
+            rates=complete,
             reasons=tuple(reasons),
             prior=prior,
             encoder=encoder,

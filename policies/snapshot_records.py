@@ -312,7 +312,8 @@ def _plain(value: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _lower(dimension: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def lower_indices(dimension: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns of a lower triangle's elements, row by row."""
     rows, columns = np.tril_indices(dimension)
     return rows, columns
 
@@ -324,12 +325,12 @@ def pack_lower(matrix: FloatArray) -> FloatArray:
     >>> pack_lower(np.array([[1.0, 0.0], [2.0, 3.0]])).tolist()
     [1.0, 2.0, 3.0]
     """
-    packed: FloatArray = matrix[_lower(len(matrix))]
+    packed: FloatArray = matrix[lower_indices(len(matrix))]
     return packed
 
 
 def unpack_lower(packed: npt.NDArray[np.floating], dimension: int) -> FloatArray:
     """(d, d) lower triangular matrix from `pack_lower`'s numbers, in float64."""
     matrix = np.zeros((dimension, dimension))
-    matrix[_lower(dimension)] = packed
+    matrix[lower_indices(dimension)] = packed
     return matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from policies.posterior import unseen
 from policies.prior import AnyPrior, BetaPrior
-from policies.snapshot_records import Arm, BetaArm, LinearArm, unpack_lower
+from policies.snapshot_records import Arm, BetaArm, LinearArm, lower_indices, pack_lower
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,26 +21,54 @@ if TYPE_CHECKING:
 Index = npt.NDArray[np.intp]
 
 
+TOGETHER = 64
+"""Arms whose matrices are unpacked at a time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearStack:
-    """Linear arms: `row` numbers their names, mean is (K + 1, d), factor (K + 1, d, d)."""
+    """Linear arms: `row` numbers their names, mean is (K + 1, d), square (K + 1, d (d + 1)/2).
+
+    `square` holds each arm's covariance V = W^T W such that x^T V x is its product with `pairs(x)`: half the numbers of a
+    matrix, and contexts in batches become one matrix product. float64, as the terms may cancel.
+    """
 
     row: dict[str, int]
     mean: FloatArray
-    factor: FloatArray
+    square: FloatArray
 
     def scores(self, context: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation of the expected reward, (C,) each, of the arms in `rows`; None is all K.
+        """Mean and standard deviation of the expected reward of the C arms in `rows` (None is all K).
 
-        mean = x^T m, sd = ||W x||.
+        mean = x^T m, sd = sqrt(x^T V x); (C,) each for a context (d,), (C, n) for n contexts as columns (d, n).
         """
-        d = len(context)
+        mean, square = self.mean, self.square
         arms = len(self.row)
-        if rows is not None and 4 * len(rows) < arms:
-            mean, factor = self.mean[rows], self.factor[rows]
-            return mean @ context, _norms((factor.reshape(-1, d) @ context).reshape(-1, d))
-        mean, sd = self.mean @ context, _norms((self.factor.reshape(-1, d) @ context).reshape(-1, d))
-        return (mean[:arms], sd[:arms]) if rows is None else (mean[rows], sd[rows])
+        few = rows is not None and 4 * len(rows) < arms
+        if few:
+            mean, square = mean[rows], square[rows]
+        m, variance = mean @ context, square @ pairs(context)
+        if not few:
+            m, variance = (m[:arms], variance[:arms]) if rows is None else (m[rows], variance[rows])
+        np.maximum(variance, 0.0, out=variance)
+        return m, np.sqrt(variance, out=variance)
+
+
+def pairs(context: FloatArray) -> FloatArray:
+    """(d (d + 1)/2, ...) products x_i x_j of a context (d,), or of contexts (d, n), for i >= j in row order.
+
+    >>> pairs(np.array([2.0, 3.0])).tolist()
+    [4.0, 6.0, 9.0]
+    """
+    if context.ndim == 1:
+        i, j = lower_indices(len(context))
+        return context[i] * context[j]
+    d, n = context.shape
+    out = np.empty((d * (d + 1) // 2, n))
+    for k in range(d):
+        first = k * (k + 1) // 2
+        np.multiply(context[: k + 1], context[k], out=out[first : first + k + 1])
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +81,6 @@ class BetaStack:
     laws: dict[bytes, FloatArray] = field(default_factory=dict)
 
 
-def _norms(products: FloatArray) -> FloatArray:
-    norms: FloatArray = np.sqrt(np.einsum("ij,ij->i", products, products))
-    return norms
-
-
 def stack(arms: Mapping[str, Arm], prior: AnyPrior) -> LinearStack | BetaStack:
     """Arrays of the arms' numbers in float64, with the prior's as the last row."""
     row = {name: i for i, name in enumerate(arms)}
@@ -66,10 +90,23 @@ def stack(arms: Mapping[str, Arm], prior: AnyPrior) -> LinearStack | BetaStack:
             row=row, a=np.array([*(arm.a for arm in betas), prior.a]), b=np.array([*(arm.b for arm in betas), prior.b])
         )
     linears = [arm for arm in arms.values() if isinstance(arm, LinearArm)]
-    d = len(prior.mean)
-    mean, factor = np.empty((len(linears) + 1, d)), np.empty((len(linears) + 1, d, d))
-    for i, arm in enumerate(linears):
-        mean[i], factor[i] = arm.mean, unpack_lower(arm.factor, d)
     new = unseen(prior)
-    mean[-1], factor[-1] = new.mean, new.factor
-    return LinearStack(row=row, mean=mean, factor=factor)
+    packed = np.array([*(arm.factor for arm in linears), pack_lower(new.factor)])
+    return LinearStack(
+        row=row, mean=np.array([*(arm.mean for arm in linears), new.mean], np.float64), square=_squares(packed)
+    )
+
+
+def _squares(packed: npt.NDArray[np.floating]) -> FloatArray:
+    """(K, d (d + 1)/2) covariances W^T W, for `LinearStack.square`, from factors W packed row by row."""
+    arms, length = packed.shape
+    d = math.isqrt(2 * length)
+    i, j = lower_indices(d)
+    square = np.empty((arms, length))
+    for first in range(0, arms, TOGETHER):
+        part = packed[first : first + TOGETHER]
+        W = np.zeros((len(part), d, d))
+        W[:, i, j] = part
+        square[first : first + TOGETHER] = (W.transpose(0, 2, 1) @ W)[:, i, j]
+    square[:, i != j] *= 2.0
+    return square

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.decide import decide
+from policies.decide import Kind, decide
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
 from streams.producer import EventProducer
@@ -49,11 +49,12 @@ class Decision:
     """An arm for a slot, and all that its impression has to say.
 
     Attributes:
-        propensity: the probability with which `arm` was drawn, exact.
+        propensity: the probability with which `arm` was drawn.
+        propensity_kind: "exact", or "estimate" where so many arms could win that it was estimated without bias.
         snapshot: version decided from, None for a fallback.
         context: (d,) as it was given.
         candidates: the K arms that could have been chosen.
-        probabilities: (K,) the law that the arm was drawn from.
+        probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
         ts: time of the decision in ms UTC.
     """
 
@@ -65,9 +66,10 @@ class Decision:
     snapshot: int | None
     context: FloatArray
     candidates: tuple[str, ...]
-    probabilities: FloatArray
+    probabilities: FloatArray | None
     ts: int
     unit: str | None = None
+    propensity_kind: Kind = "exact"
 
 
 class PolicyClient:
@@ -195,10 +197,12 @@ class PolicyClient:
         x = np.asarray(context, np.float64)
         now_s = self._clock()
         snapshot = self._snapshots.get(policy)
+        law: FloatArray | None
+        kind: Kind = "exact"
         if snapshot is not None and not self._too_old(snapshot, now_s):
             choice = decide(snapshot, x, candidates, rng=self._rng)
             arm, propensity, version = choice.arm, choice.propensity, snapshot.version
-            among, law = choice.candidates, choice.probabilities
+            among, law, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
             among = self._known_arms(policy, candidates, snapshot)
             arm, law = self._fall_back(policy, among)
@@ -215,6 +219,7 @@ class PolicyClient:
             probabilities=law,
             ts=int(now_s * 1000),
             unit=unit,
+            propensity_kind=kind,
         )
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
@@ -262,6 +267,7 @@ class PolicyClient:
                 snapshot=decision.snapshot,
                 arm=decision.arm,
                 propensity=decision.propensity,
+                propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
                 context=_logged(decision.context, self._codec),
                 ts=decision.ts if ts is None else ts,
                 unit=decision.unit,

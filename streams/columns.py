@@ -8,8 +8,8 @@ both                      ``v`` 1, ``type`` "impression" or "outcome", ``n``, ``
                           ``slots`` [names], ``slot`` u4, ``ts`` i8 (ms UTC)
 impression                ``policy`` (one a batch), ``arms`` [names], ``arm`` u4, ``propensity`` f8,
                           ``snapshot`` i8 (-1: none), ``dimension``, ``dtype`` "<f4" or "<f8", ``context`` n*dimension values
-if any row has one        ``candidates`` [n lists or null], ``unit`` [n strings or null], ``explore`` [n values or null]; they
-                          are kept for audit, the learner passes over them
+if any row has one        ``candidates`` [n lists or null], ``unit`` [n strings or null], ``explore`` [n values or null],
+                          ``propensity_kind`` [n "estimate" or null]; kept for audit, the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
 ========================  ==========================================================================================
 
@@ -139,7 +139,10 @@ def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.gener
 
 def _audited(events: Sequence[Impression]) -> dict[str, list[Any]]:
     """The optional columns that any row has something in."""
-    columns = {name: [getattr(event, name) for event in events] for name in ("candidates", "unit", "explore")}
+    columns = {
+        name: [getattr(event, name) for event in events]
+        for name in ("candidates", "unit", "explore", "propensity_kind")
+    }
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 

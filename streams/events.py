@@ -52,7 +52,10 @@ class EventError(ValueError):
 
 
 class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One decision that was shown. ``ts`` is event time, ms UTC; ``context`` has the policy's dimension, in any real unit."""
+    """One decision that was shown. ``ts`` is event time, ms UTC; ``context`` has the policy's dimension, in any real unit.
+
+    ``propensity_kind`` is ``"estimate"`` where the propensity is a Monte Carlo estimate, absent where it is exact.
+    """
 
     v: int = VERSION
     decision_id: str
@@ -66,6 +69,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     candidates: list[str] | None = None
     unit: str | None = None
     explore: Any = None
+    propensity_kind: Literal["estimate"] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):

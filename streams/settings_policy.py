@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from policies.explorers import EXPLORERS
 from streams.settings_errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ ARM_RECORD_BYTES = 7_500_000
 Seconds = Annotated[float, Field(ge=0, le=TEN_YEARS_S, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
 
@@ -48,8 +50,14 @@ class PolicySettings(BaseModel):
     aggregate: Literal["sum", "max", "min", "earliest", "count"] = Field(
         "sum", description="how several outcomes of one impression become its reward"
     )
-    explorer: Literal["thompson", "ucb", "epsilon-greedy"] = Field("thompson", description="how arms are chosen")
-    alpha: float = Field(1.0, ge=0, allow_inf_nan=False, description="width of the exploration; 0 is greedy")
+    explorer: Literal["thompson", "ucb", "epsilon-greedy", "softmax", "squarecb", "explore-first", "uncertainty"] = (
+        Field("thompson", description="how arms are chosen")
+    )
+    alpha: Rate = Field(1.0, description="width of the exploration of thompson and ucb; 0 is greedy")
+    tau: Rate = Field(0.05, gt=0, description="temperature of softmax, in the reward's unit; towards 0 it is greedy")
+    gamma_scale: Rate = Field(1.0, description="greediness of squarecb; 0 is uniform")
+    first: Rate = Field(1000.0, description="impressions that explore-first shows at random before it is greedy")
+    power: Rate = Field(1.0, description="power of the standard deviation that uncertainty goes by; 0 is uniform")
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
@@ -122,6 +130,11 @@ class PolicySettings(BaseModel):
                 "scale them, or set model = 'linear'"
             )
         return self
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The explorer's rate by its name, and "epsilon"."""
+        return {name: getattr(self, name) for name in (EXPLORERS[self.explorer].rate, "epsilon")}
 
     @property
     def kept_s(self) -> float:

@@ -59,7 +59,7 @@ def snapshot(version: int, *, previous: Snapshot | None = None, arms: str = "abc
         previous=previous,
         time_ms=1_000_000,
         now_ms=0,
-        epsilon=0.05,
+        rates={"epsilon": 0.05},
         offsets={0: {"impressions": rows, "clicks": version}},
     )
 
@@ -204,6 +204,7 @@ def test_the_client_decides_from_the_newest_committed_snapshot(settings: Setting
         decision = client.decide("front", X, slot="top", unit="u1")
         law_then = law(first, X)
         assert decision.snapshot == 1
+        assert decision.probabilities is not None
         assert np.array_equal(decision.probabilities, law_then)
         assert decision.propensity == law_then[decision.candidates.index(decision.arm)]
         assert (decision.slot, decision.unit, decision.ts) == ("top", "u1", 1_001_000)
@@ -222,6 +223,7 @@ def test_arms_are_drawn_with_the_propensity_that_is_logged(settings: Settings) -
         n = 4000
         decisions = [client.decide("front", X, slot="top") for _ in range(n)]
     p = decisions[0].probabilities
+    assert p is not None
     drawn = np.array([decisions[0].candidates.index(decision.arm) for decision in decisions])
     frequency = np.bincount(drawn, minlength=len(p)) / n
     assert np.all(np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / n) + 1e-9)
@@ -270,10 +272,32 @@ def test_what_is_logged_is_what_was_decided(settings: Settings, codec: Any) -> N
     impression, click = found[settings.topics.impressions], found[settings.topics.clicks]
     assert impression["context"] == [1.0, 0.1]
     assert impression["propensity"] == decision.propensity
+    assert "propensity_kind" not in impression
     assert (impression["arm"], impression["snapshot"], impression["ts"]) == (decision.arm, 1, 1_001_000)
     assert click["decision_id"] == impression["decision_id"] == decision.decision_id
     assert (click["outcome_id"], click["kind"], click["value"], click["ts"]) == ("click", "click", 1.0, 1_001_000)
     assert sorted(map(str, told)) == ["clicked", "shown"]
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_an_estimated_propensity_is_logged_as_one(settings: Settings, codec: Any) -> None:
+    """With so many arms that may win, the impression says so, and there is no law beside the decision."""
+    from streams.reading import bounds, read, reader
+
+    publish(settings, snapshot(1, arms="".join(map(chr, range(200, 360)))))
+    with client_of(settings, codec=codec) as client:
+        client.wait_ready(20)
+        decision = client.decide("front", X, slot="top")
+        client.log_impression(decision)
+        client.flush()
+    topic, found = settings.topics.impressions, list[Any]()
+    with reader(settings.librdkafka()) as consumer:
+        for number in range(2):
+            _, high = bounds(consumer, topic, number, timeout_s=10)
+            for batch in read(consumer, topic, number, 0, high, timeout_s=10):
+                found.extend(getattr(msgspec, codec).decode(record.value) for record in batch)
+    assert (decision.propensity_kind, decision.probabilities) == ("estimate", None)
+    assert [(one["propensity"], one["propensity_kind"]) for one in found] == [(decision.propensity, "estimate")]
 
 
 def test_without_a_snapshot_uniform_draws_with_known_propensity() -> None:

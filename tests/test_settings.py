@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
+from policies.explorers import EXPLORERS, check
 from streams.settings import PolicySettings, Settings, SettingsError, load
 from streams.settings_policy import UnknownPolicyError
 from streams.settings_sources import layers, origins
@@ -34,6 +35,15 @@ def test_defaults_are_usable() -> None:
     assert settings.bootstrap == "127.0.0.1:9092"
     assert settings.policies == {}
     assert (settings.checkpoint_interval_s, settings.publish_interval_s) == (0.4, 0.4)
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
+    """By its name, and the rate and its default are those of the explorer."""
+    policy = PolicySettings.model_validate({"dimension": 8, "explorer": explorer, "epsilon": 0.0})
+    assert policy.rates == check(explorer, {})
+    rate = EXPLORERS[explorer].rate
+    assert PolicySettings.model_validate({"dimension": 8, "explorer": explorer, rate: 0.25}).rates[rate] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -64,7 +74,10 @@ def test_defaults_are_usable() -> None:
         ({"dimension": 1400}, ["dimension = 1400", "7851200 bytes", "fewer dimensions"]),
         ({"dimension": 1000, "delays_s": [60]}, ["dimension = 1000 with 1 delays_s"]),
         ({"model": "logit"}, ["model = 'logit'", "'linear', 'hybrid', 'logistic' or 'beta'"]),
-        ({"explorer": "softmax"}, ["'thompson', 'ucb' or 'epsilon-greedy'"]),
+        ({"explorer": "greedy"}, ["'thompson', 'ucb', 'epsilon-greedy', 'softmax'", "or 'uncertainty'"]),
+        ({"tau": 0}, ["tau = 0", "greater than 0"]),
+        ({"gamma_scale": float("inf")}, ["gamma_scale = inf"]),
+        ({"first": -1}, ["first = -1"]),
         ({"aggregate": "mean"}, ["'sum', 'max', 'min', 'earliest' or 'count'"]),
         ({"intercept": 8}, ["intercept = 8", "below dimension = 8"]),
         ({"point": [1.0] * 8}, ["point has 8 numbers", "the model is linear", "model = 'logistic' only"]),

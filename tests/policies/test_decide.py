@@ -11,10 +11,19 @@ from policies.model import make_model
 from policies.prior import BetaPrior
 from policies.snapshot import Snapshot, build
 from policies.snapshot_records import unpack_lower
-from tests.policies.snapshots import PRIOR, two, two_sums
+from tests.policies.snapshots import PRIOR, only, two, two_sums
 
 X = np.array([0.5, -1.0, 0.25])
 CANDIDATES = ("a", "b", "new")
+RATES = {
+    "thompson": {"alpha": 0.7, "epsilon": 0.1},
+    "ucb": {"alpha": 0.7, "epsilon": 0.1},
+    "epsilon-greedy": {"epsilon": 0.1},
+    "softmax": {"tau": 0.3, "epsilon": 0.1},
+    "squarecb": {"gamma_scale": 0.7, "epsilon": 0.1},
+    "explore-first": {"first": 50.0, "epsilon": 0.1},
+    "uncertainty": {"power": 2.0, "epsilon": 0.1},
+}
 
 
 def snapshot(model: str, explorer: str) -> Snapshot:
@@ -32,8 +41,7 @@ def snapshot(model: str, explorer: str) -> Snapshot:
         time_ms=0,
         now_ms=0,
         explorer=explorer,
-        alpha=0.7,
-        epsilon=0.1,
+        rates=RATES[explorer],
     )
 
 
@@ -60,7 +68,10 @@ def test_the_law_is_the_explorers_at_the_posterior(explorer: str) -> None:
         factor = np.diag(np.sqrt(PRIOR.tau2)) if arm is None else unpack_lower(arm.factor, 3)  # type: ignore[union-attr]
         mean.append(float(X @ weights))
         sd.append(float(np.linalg.norm(factor @ X)))
-    expected = probabilities(np.array(mean), np.array(sd), explorer=explorer, alpha=0.7, epsilon=0.1)
+    count = 90.0 + len(only(0))
+    expected = probabilities(
+        np.array(mean), np.array(sd), explorer=explorer, rates=RATES[explorer], count=count, noise_sd=0.5
+    )
     assert law(front, X, CANDIDATES) == pytest.approx(expected, abs=1e-6)
 
 
