@@ -7,7 +7,7 @@ From rows to a decision: `Batch` -> `Model.update` -> sums -> `Model.at` -> `emp
 from __future__ import annotations
 
 from policies.batch import Batch
-from policies.model import Effective, Model, RecordError, Sums, make_model
+from policies.model import Effective, Model, RecordError, Sums, make_model, retract
 from policies.prior import BetaPrior, Prior
 
-__all__ = ["Batch", "BetaPrior", "Effective", "Model", "Prior", "RecordError", "Sums", "make_model"]
+__all__ = ["Batch", "BetaPrior", "Effective", "Model", "Prior", "RecordError", "Sums", "make_model", "retract"]

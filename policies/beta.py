@@ -61,6 +61,7 @@ class BetaModel:
 
     name = "beta"
     family = "beta"
+    encoder = None
 
     def __init__(self, *, half_life_s: float = 0.0, delays_s: tuple[float, ...] = (), dimension: int = 0) -> None:
         self.dimension = dimension
@@ -137,6 +138,17 @@ class BetaModel:
             landmark_ms=landmark_ms,
             newest_ms=max(left.newest_ms, right.newest_ms),
             pending=tuple(map(_merge_waiting, self._waits, left.pending, right.pending)),
+        )
+
+    def negative(self, sums: BetaSums) -> BetaSums:
+        """What takes these rows back when it is merged; times stay as they are."""
+        return msgspec.structs.replace(
+            sums,
+            n=-sums.n,
+            count=-sums.count,
+            reward=-sums.reward,
+            square=-sums.square,
+            pending=tuple(Waiting(landmark_ms=p.landmark_ms, n=-p.n) for p in sums.pending),
         )
 
     def encode(self, sums: BetaSums) -> dict[str, object]:

@@ -6,7 +6,6 @@ policies/records.py with b (d numbers), A, and an A in every pending accumulator
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from policies.batch import FloatArray
 from policies.decay import EARLIEST_MS, Decay, forgetting, pending
 from policies.rows import Touched, total_weight
 from policies.sums import VERSION, Effective
+from policies.triangle import unpack_symmetric, upper_positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,10 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class LinearSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Sums of one arm; see `policies.sums.Sums`. b: (d,), A: (d (d + 1)/2,); `pending` has one entry for each delay."""
+    """Sums of one arm; see `policies.sums.Sums`.
+
+    b: (d,), A: (d (d + 1)/2,); `pending` has one entry for each delay; `encoder` is the fingerprint of what made x.
+    """
 
     n: float
     count: float
@@ -46,6 +49,7 @@ class LinearSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     b: FloatArray
     A: FloatArray
     pending: tuple[Waiting, ...] = ()
+    encoder: str | None = None
 
 
 class LinearModel:
@@ -56,6 +60,8 @@ class LinearModel:
         half_life_s: half-life of old rows in seconds, taken to whole milliseconds; 0 forgets nothing.
         delays_s: mean delays in seconds; rows count as pending by the equal mixture of these exponentials.
 
+        encoder: fingerprint of the encoder whose output the contexts are (a neural-linear model: Riquelme et al. 2018,
+            section 3), None for contexts that are features themselves. Sums of one encoder mean nothing to another.
         name: which posterior is to be taken of the sums: "linear" or "hybrid". The sums are the same.
 
     Raises:
@@ -75,19 +81,26 @@ class LinearModel:
     family = "linear"
 
     def __init__(
-        self, *, dimension: int, half_life_s: float = 0.0, delays_s: tuple[float, ...] = (), name: str = "linear"
+        self,
+        *,
+        dimension: int,
+        half_life_s: float = 0.0,
+        delays_s: tuple[float, ...] = (),
+        encoder: str | None = None,
+        name: str = "linear",
     ) -> None:
         if dimension < 1:
             raise ValueError(
                 f"dimension = {dimension}: must be at least 1, the length of the context; or use the model 'beta'"
             )
         self.name = name
+        self.encoder = encoder
         self.dimension = dimension
         self.half_life_s = float(half_life_s)
         self.delays_s = tuple(float(delay) for delay in delays_s)
         self._decay = forgetting(half_life_s)
         self._waits = tuple(pending(delay, self._decay) for delay in self.delays_s)
-        self._upper = _upper(dimension)
+        self._upper = upper_positions(dimension)
 
     @property
     def timeless(self) -> bool:
@@ -107,6 +120,7 @@ class LinearModel:
             b=np.zeros(self.dimension),
             A=nothing,
             pending=tuple(Waiting(landmark_ms=wait.landmark_ms(EARLIEST_MS), n=0.0, A=nothing) for wait in self._waits),
+            encoder=self.encoder,
         )
 
     def update(self, sums: Mapping[str, LinearSums], batch: Batch) -> dict[str, LinearSums]:
@@ -148,6 +162,7 @@ class LinearModel:
                 pending=tuple(
                     Waiting(landmark_ms=landmarks[j][i], n=n[j][i], A=products[i][j]) for j in range(1, len(decays))
                 ),
+                encoder=self.encoder,
             )
             result[name] = self.merge(touched.old[i], new)
         return result
@@ -194,10 +209,19 @@ class LinearModel:
     def merge(self, left: LinearSums, right: LinearSums) -> LinearSums:
         """Sums of the rows of both, at the later landmark.
 
+        Raises:
+            ValueError: the sums are of another encoder.
+
         >>> model = LinearModel(dimension=2)
         >>> model.merge(model.zero(), model.zero()).A.tolist()
         [0.0, 0.0, 0.0]
         """
+        for sums in (left, right):
+            if sums.encoder != self.encoder:
+                raise ValueError(
+                    f"sums are of the encoder {sums.encoder!r}, the model is of {self.encoder!r}: vectors of different "
+                    "encoders cannot be added; learn anew under another policy name, beside the old one until it has enough data"
+                )
         landmark_ms = max(left.landmark_ms, right.landmark_ms)
         p = self._decay.weight(since_ms=left.landmark_ms - landmark_ms)
         q = self._decay.weight(since_ms=right.landmark_ms - landmark_ms)
@@ -211,13 +235,27 @@ class LinearModel:
             b=_sum(p, left.b, q, right.b),
             A=_sum(p, left.A, q, right.A),
             pending=tuple(map(_merge_waiting, self._waits, left.pending, right.pending)),
+            encoder=self.encoder,
+        )
+
+    def negative(self, sums: LinearSums) -> LinearSums:
+        """What takes these rows back when it is merged; times stay as they are."""
+        return msgspec.structs.replace(
+            sums,
+            n=-sums.n,
+            count=-sums.count,
+            reward=-sums.reward,
+            square=-sums.square,
+            b=-sums.b,
+            A=-sums.A,
+            pending=tuple(Waiting(landmark_ms=p.landmark_ms, n=-p.n, A=-p.A) for p in sums.pending),
         )
 
     def encode(self, sums: LinearSums) -> dict[str, object]:
         """Sums as a map that MessagePack can hold; layout in policies/records.py."""
         return {
             "v": VERSION,
-            **self._settings(),
+            **{name: value for name, value in self._settings().items() if value is not None},
             "landmark_ms": sums.landmark_ms,
             "newest_ms": sums.newest_ms,
             "n": sums.n,
@@ -246,6 +284,7 @@ class LinearModel:
                 Waiting(landmark_ms=p.landmark_ms, n=p.n, A=records.from_bytes(p.A, triangle, what="pending A"))
                 for p in read.pending
             ),
+            encoder=self.encoder,
         )
 
     def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
@@ -270,28 +309,13 @@ class LinearModel:
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {"model": self.family, "d": self.dimension, "half_life_s": self.half_life_s, "delays_s": self.delays_s}
-
-
-def unpack_symmetric(upper: FloatArray, dimension: int) -> FloatArray:
-    """(d, d) symmetric matrix from its upper triangle row by row.
-
-    >>> import numpy as np
-    >>> unpack_symmetric(np.array([1.0, 2.0, 3.0]), 2).tolist()
-    [[1.0, 2.0], [2.0, 3.0]]
-    """
-    matrix = np.empty((dimension, dimension))
-    rows, columns = np.divmod(_upper(dimension), dimension)
-    matrix[rows, columns] = upper
-    matrix[columns, rows] = upper
-    return matrix
-
-
-@lru_cache(maxsize=64)
-def _upper(dimension: int) -> npt.NDArray[np.intp]:
-    """Positions of the upper triangle in a flattened (d, d) matrix."""
-    rows, columns = np.triu_indices(dimension)
-    return (rows * dimension + columns).astype(np.intp)
+        return {
+            "model": self.family,
+            "d": self.dimension,
+            "half_life_s": self.half_life_s,
+            "delays_s": self.delays_s,
+            "encoder": self.encoder,
+        }
 
 
 def _sum(p: float, left: FloatArray, q: float, right: FloatArray) -> FloatArray:

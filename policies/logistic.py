@@ -52,6 +52,7 @@ class LogisticModel:
         dimension: d, length of the context.
         half_life_s: half-life of old rows in seconds, taken to whole milliseconds; 0 forgets nothing.
         delays_s: mean delays in seconds; rows count as pending by the equal mixture of these exponentials.
+        encoder: fingerprint of the encoder whose output the contexts are, as for `LinearModel`.
         point: (d,) linearisation point w*; empty for zeros.
 
     Raises:
@@ -77,6 +78,7 @@ class LogisticModel:
         dimension: int,
         half_life_s: float = 0.0,
         delays_s: tuple[float, ...] = (),
+        encoder: str | None = None,
         point: tuple[float, ...] = (),
     ) -> None:
         if point and (len(point) != dimension or not all(map(math.isfinite, point))):
@@ -85,8 +87,9 @@ class LogisticModel:
             raise ValueError(f"dimension = {dimension}: must be at least 1, the length of the context")
         self.dimension = dimension
         self.point: FloatArray = np.array(point, np.float64) if point else np.zeros(dimension)
-        self._rows = LinearModel(dimension=dimension + 1, half_life_s=half_life_s, delays_s=delays_s)
-        self._kept = {"half_life_s": self._rows.half_life_s, "delays_s": self._rows.delays_s}
+        self._rows = LinearModel(dimension=dimension + 1, half_life_s=half_life_s, delays_s=delays_s, encoder=encoder)
+        self.encoder = encoder
+        self._kept = {"half_life_s": self._rows.half_life_s, "delays_s": self._rows.delays_s, "encoder": encoder}
 
     @property
     def timeless(self) -> bool:
@@ -120,6 +123,10 @@ class LogisticModel:
     def merge(self, left: LinearSums, right: LinearSums) -> LinearSums:
         """Sums of the rows of both, at the later landmark."""
         return self._rows.merge(left, right)
+
+    def negative(self, sums: LinearSums) -> LinearSums:
+        """What takes these rows back when it is merged; times stay as they are."""
+        return self._rows.negative(sums)
 
     def encode(self, sums: LinearSums) -> dict[str, object]:
         """Sums as a map that MessagePack can hold; layout in the module's docstring."""

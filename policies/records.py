@@ -9,6 +9,7 @@ A record is a MessagePack map. Version 1 has, for every model::
     half_life_s  forgetting that the weights were made with, 0 for none
     delays_s     list of mean delays, one for each entry of `pending`
     landmark_ms  time that the weights refer to
+    encoder      fingerprint of the encoder that contexts came from; left out if there is none
     newest_ms    largest event time; -2^62 if there was none
     n, count, reward, square   floats, see policies/sums.py
     pending      list of maps: landmark_ms, n (and A for linear), one for each delay
@@ -57,6 +58,7 @@ class SumsRecord(msgspec.Struct, frozen=True, kw_only=True):
     b: bytes = b""
     A: bytes = b""
     pending: tuple[PendingRecord, ...] = ()
+    encoder: str | None = None
 
 
 def read(record: Mapping[str, object], expected: Mapping[str, Any]) -> SumsRecord:

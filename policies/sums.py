@@ -86,6 +86,11 @@ class Model(Protocol):
         """Whether reading the same sums later gives the same numbers (no forgetting, nothing pending)."""
         ...
 
+    @property
+    def encoder(self) -> str | None:
+        """Fingerprint of the encoder that contexts come from, None if there is none."""
+        ...
+
     def zero(self) -> Any:
         """Sums of no rows."""
         ...
@@ -96,6 +101,10 @@ class Model(Protocol):
 
     def merge(self, left: Any, right: Any) -> Any:
         """Sums of the rows of both."""
+        ...
+
+    def negative(self, sums: Any) -> Any:
+        """What takes the sums' rows back when it is merged; times stay as they are."""
         ...
 
     def encode(self, sums: Any) -> dict[str, object]:

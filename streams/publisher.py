@@ -193,6 +193,7 @@ class Publisher:
             explorer=known.settings.explorer,
             rates=known.settings.rates,
             reasons=reasons,
+            encoder=known.model.encoder,
             watermark_ms=place.watermark_ms,
             offsets=place.offsets,
             changed=changed if known.model.timeless else None,

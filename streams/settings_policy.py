@@ -61,6 +61,9 @@ class PolicySettings(BaseModel):
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
+    encoder: str | None = Field(
+        None, min_length=1, description="fingerprint of the encoder that makes the contexts; sums of another are refused"
+    )
     point: tuple[Weight, ...] = Field(
         (), description="model logistic: weights, one for each feature, around which it is linearised; empty for zeros"
     )
@@ -108,6 +111,10 @@ class PolicySettings(BaseModel):
             raise ValueError(
                 f"dimension = {self.dimension} with {len(self.delays_s)} delays_s: the sums of an arm would take {size} bytes, "
                 f"and a record of them may take {ARM_RECORD_BYTES}; project the context to fewer dimensions, or name fewer delays"
+            )
+        if self.encoder is not None and self.model == "beta":
+            raise ValueError(
+                f"encoder = {self.encoder!r}: the model beta has no context to encode; set another model or leave it out"
             )
         if self.intercept is not None and self.intercept >= self.dimension:
             raise ValueError(

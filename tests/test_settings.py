@@ -84,6 +84,7 @@ def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
         ({"model": "logistic", "point": [1.0]}, ["point has 1 numbers", "dimension = 8"]),
         ({"model": "logistic", "point": [float("nan")] * 8}, ["point.0 = nan", "finite"]),
         ({"model": "logistic", "outcomes": {"buy": 3.0}}, ["outcomes = {'buy': 3.0}", "between 0 and 1"]),
+        ({"model": "beta", "encoder": "1f"}, ["encoder = '1f'", "no context to encode"]),
         ({"arms": ["a", "a"]}, ["['a']", "distinct"]),
         ({"windows_s": 3}, ["policies.home.windows_s", "did you mean window_s"]),
         ({"colour": 3}, ["there is no such setting", "known here: aggregate, alpha"]),

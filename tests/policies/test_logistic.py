@@ -15,32 +15,10 @@ from policies.posterior import linear_posterior
 from policies.prior import Prior
 from policies.snapshot import build
 from policies.sums import Effective, RecordError
-from tests.policies.batches import ARMS, START_MS, bits, clicks, dyadic, shown, take
+from tests.policies.batches import START_MS, bits, clicks, dyadic, shown
 
 NOW_MS = START_MS + 45_000
 POINT = (-1.0, 0.5, 0.25)
-
-
-@pytest.mark.parametrize("half_life_s", [0.0, 7.0])
-@pytest.mark.parametrize("delays_s", [(), (2.0, 30.0)])
-@pytest.mark.parametrize("point", [(), POINT])
-def test_sums_are_the_closed_form(half_life_s: float, delays_s: tuple[float, ...], point: tuple[float, ...]) -> None:
-    """H = sum w v x x^T and u = sum w (v eta - p) x + sum w r x; what is pending is left out of all but the last."""
-    model = LogisticModel(dimension=3, half_life_s=half_life_s, delays_s=delays_s, point=point)
-    batch = dyadic(3, 400)
-    first = model.update({}, take(batch, slice(150), slice(9)))
-    sums = model.update(first, take(batch, slice(150, None), slice(9, None)))
-    age_s, reward_age_s = (NOW_MS - batch.ts) / 1000, (NOW_MS - batch.reward_ts) / 1000
-    arrived = np.mean([1 - np.exp(-age_s / delay) for delay in delays_s], axis=0) if delays_s else 1.0
-    eta = batch.x @ (np.array(point) if point else np.zeros(3))
-    p = expit(eta)
-    for code, arm in enumerate(ARMS):
-        read = model.at(sums[arm], now_ms=NOW_MS)
-        w = (np.exp2(-age_s / half_life_s) if half_life_s else 1.0) * arrived * (batch.arm == code)
-        v = (np.exp2(-reward_age_s / half_life_s) if half_life_s else 1.0) * (batch.reward_arm == code)
-        assert np.allclose(read.A, (batch.x * (w * p * (1 - p))[:, None]).T @ batch.x, rtol=0, atol=1e-12 * w.sum())
-        u = (w * (p * (1 - p) * eta - p)) @ batch.x + (v * batch.reward) @ batch.reward_x
-        assert np.allclose(read.b, u, rtol=0, atol=1e-12 * w.sum())
 
 
 def test_a_reward_adds_exactly_its_context() -> None:
