@@ -227,7 +227,9 @@ def reproduction(subject: Subject) -> None:
     told = [[(decision.arm, decision.propensity) for decision in decisions] for decisions in drawn]
     assert told[0] == told[1] == told[2]
     assert len({arm for arm, _ in told[0]}) > 1
-    assert drawn[0][0].probabilities.sum() == pytest.approx(1.0, abs=1e-12)
+    p = drawn[0][0].probabilities
+    assert p is not None
+    assert p.sum() == pytest.approx(1.0, abs=1e-12)
 
 
 def _published(subject: Subject) -> Snapshot:
