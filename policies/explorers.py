@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.thompson import thompson
+from policies.thompson_batch import thompson_batch
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -31,11 +32,11 @@ NO_RATES: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What an explorer knows of K arms.
+    """What an explorer knows of K arms, for one context or for n at once.
 
     Attributes:
-        mean: (K,) expected reward of each arm, in the reward's unit.
-        sd: (K,) standard deviation of each expectation, zero or more.
+        mean: (K,) or (n, K) expected reward of each arm, in the reward's unit; on the logit scale of a logistic model.
+        sd: (K,) or (n, K) standard deviation of each expectation, zero or more.
         count: number of impressions that the policy has learned from, undecayed.
         noise_sd: standard deviation of one reward around its expectation, above zero.
     """
@@ -51,7 +52,7 @@ class Explorer:
     """How an explorer makes probabilities of scores.
 
     Attributes:
-        law: (scores, rate) -> (K,) probabilities.
+        law: (scores, rate) -> probabilities, (K,) or (n, K) as the scores.
         rate: name of its one scalar; "epsilon" where the floor is all it has.
         default: what the scalar is unless told.
         positive: whether 0 is not allowed.
@@ -64,55 +65,54 @@ class Explorer:
 
 
 def best(scores: npt.NDArray[np.floating]) -> FloatArray:
-    """(K,) equal parts for the arms with the largest score.
+    """(..., K) equal parts for the arms with the largest score.
 
     >>> import numpy as np
     >>> best(np.array([1.0, 2.0, 2.0])).tolist()
     [0.0, 0.5, 0.5]
     """
-    p: FloatArray = (scores == scores.max()).astype(np.float64)
-    return p / np.count_nonzero(p)
+    top = scores == scores.max(axis=-1, keepdims=True)
+    p: FloatArray = top / np.count_nonzero(top, axis=-1, keepdims=True)
+    return p
 
 
 def softmax(mean: FloatArray, tau: float) -> FloatArray:
-    """(K,) p_a proportional to exp(mean_a/tau); tau, above zero, has the reward's unit.
+    """(..., K) p_a proportional to exp(mean_a/tau); tau, above zero, has the reward's unit.
 
     >>> import numpy as np
     >>> softmax(np.array([0.0, np.log(3.0)]), 1.0).round(6).tolist()
     [0.25, 0.75]
     """
-    gap = np.minimum(mean.max() - mean, 745.0 * tau)  # exp(-745) is the smallest number above zero
-    p = np.exp(-gap / tau)
-    normed: FloatArray = p / p.sum()
-    return normed
+    gap = np.minimum(mean.max(axis=-1, keepdims=True) - mean, 745.0 * tau)  # exp(-745) is the smallest above zero
+    return _normed(np.exp(-gap / tau))
 
 
 def inverse_gap(mean: FloatArray, gamma: float) -> FloatArray:
-    """(K,) 1/(K + gamma (max - mean_a)) for all but the best arms, which share the rest; gamma in 1/reward.
+    """(..., K) 1/(K + gamma (max - mean_a)) for all but the best arms, which share the rest; gamma in 1/reward.
 
     >>> import numpy as np
     >>> inverse_gap(np.array([0.0, 0.2]), 10.0).tolist()
     [0.25, 0.75]
     """
-    gap = mean.max() - mean
-    p: FloatArray = 1.0 / (len(mean) + gamma * gap)
+    gap = mean.max(axis=-1, keepdims=True) - mean
     top = gap == 0.0
-    p[top] = (1.0 - p[~top].sum()) / np.count_nonzero(top)
-    return p
+    p = np.where(top, 0.0, 1.0 / (mean.shape[-1] + gamma * gap))
+    rest: FloatArray = (1.0 - p.sum(axis=-1, keepdims=True)) / np.count_nonzero(top, axis=-1, keepdims=True)
+    return np.where(top, rest, p)
 
 
 def squarecb(scores: Scores, gamma_scale: float) -> FloatArray:
-    """(K,) inverse gap weighting with gamma = gamma_scale sqrt(count)/noise_sd, so that the rate has no unit."""
+    """(..., K) inverse gap weighting with gamma = gamma_scale sqrt(count)/noise_sd, so that the rate has no unit."""
     return inverse_gap(scores.mean, gamma_scale * math.sqrt(scores.count) / scores.noise_sd)
 
 
 def explore_first(scores: Scores, first: float) -> FloatArray:
-    """(K,) uniform until `first` impressions have been learned from, the best arms from then on."""
-    return np.full(len(scores.mean), 1.0 / len(scores.mean)) if scores.count < first else best(scores.mean)
+    """(..., K) uniform until `first` impressions have been learned from, the best arms from then on."""
+    return _normed(np.ones(scores.mean.shape)) if scores.count < first else best(scores.mean)
 
 
 def uncertainty(sd: FloatArray, power: float) -> FloatArray:
-    """(K,) p_a proportional to sd_a^power: shows the arms that most is to be learned of, whatever they bring.
+    """(..., K) p_a proportional to sd_a^power: shows the arms that most is to be learned of, whatever they bring.
 
     Power 0 is uniform, 1 Neyman's allocation, large powers the least certain arm.
 
@@ -120,15 +120,24 @@ def uncertainty(sd: FloatArray, power: float) -> FloatArray:
     >>> uncertainty(np.array([1.0, 3.0, 0.0]), 1.0).tolist()
     [0.25, 0.75, 0.0]
     """
-    largest = sd.max()
-    parts = (sd / largest) ** power if largest > 0.0 else np.ones(len(sd))
-    p: FloatArray = parts / parts.sum()
+    largest = sd.max(axis=-1, keepdims=True)
+    return _normed(np.where(largest > 0.0, (sd / np.where(largest > 0.0, largest, 1.0)) ** power, 1.0))
+
+
+def _normed(parts: FloatArray) -> FloatArray:
+    """The last axis made to sum to one."""
+    p: FloatArray = parts / parts.sum(axis=-1, keepdims=True)
     return p
+
+
+def _thompson(scores: Scores, alpha: float) -> FloatArray:
+    law = thompson if scores.mean.ndim == 1 else thompson_batch
+    return law(scores.mean, alpha * scores.sd)
 
 
 EXPLORERS: Mapping[str, Explorer] = MappingProxyType(
     {
-        "thompson": Explorer(law=lambda at, alpha: thompson(at.mean, alpha * at.sd), rate="alpha", default=1.0),
+        "thompson": Explorer(law=_thompson, rate="alpha", default=1.0),
         "ucb": Explorer(law=lambda at, alpha: best(at.mean + alpha * at.sd), rate="alpha", default=1.0),
         "epsilon-greedy": Explorer(law=lambda at, _: best(at.mean), rate="epsilon", default=0.0),
         "softmax": Explorer(law=lambda at, tau: softmax(at.mean, tau), rate="tau", default=0.05, positive=True),
@@ -186,7 +195,7 @@ def probabilities(
 
 
 def explore(scores: Scores, explorer: str, rates: Mapping[str, float]) -> FloatArray:
-    """`probabilities` of what has been checked; `rates` holds the explorer's and epsilon."""
+    """`probabilities` of what has been checked, (K,) or (n, K); `rates` holds the explorer's and epsilon."""
     chosen = EXPLORERS[explorer]
     return floor(chosen.law(scores, rates[chosen.rate]), rates["epsilon"])
 
@@ -220,4 +229,4 @@ def check(explorer: str, rates: Mapping[str, float]) -> dict[str, float]:
 
 def floor(p: FloatArray, epsilon: float) -> FloatArray:
     """(1 - epsilon) p + epsilon/K: every arm keeps at least epsilon/K."""
-    return p if epsilon == 0.0 else (1.0 - epsilon) * p + epsilon / len(p)
+    return p if epsilon == 0.0 else (1.0 - epsilon) * p + epsilon / p.shape[-1]

@@ -35,6 +35,10 @@ PRUNE = 4.8
 STEP, FEW = 1.25, 24
 """Equal steps, in the narrowest arm's standard deviations, and the number that is always thought few."""
 
+CROWD, MISSED = 64, 1e-11
+"""Arms among which a higher lower end is looked for, and the chance of what lies below it."""
+
+_COARSE = np.linspace(0.0, 1.0, 9)
 _OFFSETS = np.array([-6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0])
 _INVERSE_ROOT_TWO_PI = 1.0 / math.sqrt(2.0 * math.pi)
 
@@ -84,13 +88,22 @@ def raw_thompson(mean: FloatArray, sd: FloatArray) -> FloatArray:
 
 
 def contenders(mean: FloatArray, sd: FloatArray) -> npt.NDArray[np.intp]:
-    """Indices of the arms that may win: not 4.8 standard deviations of the difference below a surely good one.
-
-    >>> contenders(np.array([0.0, 1.0, 0.9]), np.full(3, 0.1)).tolist()
-    [1, 2]
-    """
+    """Indices of the arms that may win, of (K,); see `contend`."""
     rival = int((mean - 2.0 * sd).argmax())
-    return np.flatnonzero(mean[rival] - mean <= PRUNE * np.sqrt(sd * sd + sd[rival] ** 2))
+    kept: npt.NDArray[np.bool_] = mean[rival] - mean <= PRUNE * np.sqrt(sd * sd + sd[rival] * sd[rival])
+    return kept.nonzero()[0]
+
+
+def contend(mean: FloatArray, sd: FloatArray) -> npt.NDArray[np.bool_]:
+    """(..., K) whether an arm may win: not 4.8 standard deviations of the difference below a surely good one.
+
+    >>> contend(np.array([0.0, 1.0, 0.9]), np.full(3, 0.1)).tolist()
+    [False, True, True]
+    """
+    rival = (mean - 2.0 * sd).argmax(axis=-1, keepdims=True)
+    top, width = np.take_along_axis(mean, rival, -1), np.take_along_axis(sd, rival, -1)
+    kept: npt.NDArray[np.bool_] = top - mean <= PRUNE * np.sqrt(sd * sd + width * width)
+    return kept
 
 
 def _normal(m: FloatArray, s: FloatArray, above: float = -np.inf) -> FloatArray:
@@ -99,7 +112,8 @@ def _normal(m: FloatArray, s: FloatArray, above: float = -np.inf) -> FloatArray:
     hi = float((m + REACH * s).max())
     if hi <= lo:
         return np.zeros(len(m))
-    lo = _raised(m, s, lo, hi)
+    if len(m) >= CROWD:
+        lo = float(raised(m, s, np.asarray(lo), np.asarray(hi)))
     u, weights = _nodes(m, s, lo, hi)
     return integrals(u, weights, m, s)
 
@@ -119,13 +133,12 @@ def integrals(u: FloatArray, weights: FloatArray, m: FloatArray, s: FloatArray) 
     return p / s * _INVERSE_ROOT_TWO_PI
 
 
-def _raised(m: FloatArray, s: FloatArray, lo: float, hi: float) -> float:
-    """A higher lower end, if the largest of many arms lies above it all but surely: chance of less below 1e-11."""
-    if len(m) < 8:
-        return lo
-    u = np.linspace(lo, hi, 12)
-    sure = np.log(ndtr((u - m[:, None]) / s[:, None])).sum(axis=0) < np.log(1e-11)
-    return float(u[max(int(np.count_nonzero(sure)) - 1, 0)])
+def raised(m: FloatArray, s: FloatArray, lo: FloatArray, hi: FloatArray) -> FloatArray:
+    """(...,) higher lower ends where the largest of (..., K) arms lies above them all but surely: less with 1e-11."""
+    u = lo[..., None] + (hi - lo)[..., None] * _COARSE
+    sure = ndtr((u[..., None, :] - m[..., None]) / s[..., None]).prod(axis=-2) < MISSED
+    higher: FloatArray = lo + (hi - lo) * _COARSE[np.maximum(np.count_nonzero(sure, axis=-1) - 1, 0)]
+    return higher
 
 
 def _nodes(m: FloatArray, s: FloatArray, lo: float, hi: float) -> tuple[FloatArray, FloatArray]:

@@ -199,6 +199,14 @@ def changes_nothing(subject: Subject, at: Scores, rate: float) -> None:
     assert at.mean.tobytes() + at.sd.tobytes() == before
 
 
+def is_the_same_in_batches(subject: Subject, at: Scores, rate: float) -> None:
+    """Contexts together have the laws that they have alone."""
+    others = (at, scores_of(11), scores_of(12))
+    mean, sd = np.stack([one.mean for one in others]), np.stack([one.sd for one in others])
+    together = subject.law(Scores(mean=mean, sd=sd, count=at.count, noise_sd=at.noise_sd), rate)
+    assert together == pytest.approx(np.stack([subject.law(one, rate) for one in others]), abs=2e-6)
+
+
 LAWS = (
     is_a_distribution,
     matches_its_definition,
@@ -207,6 +215,7 @@ LAWS = (
     splits_ties,
     knows_no_unit,
     changes_nothing,
+    is_the_same_in_batches,
 )
 
 
@@ -230,6 +239,7 @@ BROKEN: dict[Callable[[Subject, Scores, float], None], Subject] = {
     splits_ties: with_law("ucb", lambda at, alpha: np.eye(len(at.mean))[(at.mean + alpha * at.sd).argmax()]),
     knows_no_unit: with_law("squarecb", lambda at, g: of("squarecb")(Scores(mean=at.mean, sd=at.sd, count=9.0), g)),
     changes_nothing: with_law("ucb", spoil),
+    is_the_same_in_batches: with_law("softmax", lambda at, tau: np.exp(at.mean / tau) / np.exp(at.mean / tau).sum()),
 }
 
 
