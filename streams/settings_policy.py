@@ -53,7 +53,9 @@ class PolicySettings(BaseModel):
     explorer: Literal["thompson", "ucb", "epsilon-greedy", "softmax", "squarecb", "explore-first", "uncertainty"] = (
         Field("thompson", description="how arms are chosen")
     )
-    alpha: Rate = Field(1.0, description="width of the exploration of thompson and ucb; 0 is greedy")
+    alpha: Rate | None = Field(
+        None, description="width of the exploration; 0 is greedy; left out, it is 0.3 for thompson and 1 for ucb"
+    )
     tau: Rate = Field(0.05, gt=0, description="temperature of softmax, in the reward's unit; towards 0 it is greedy")
     gamma_scale: Rate = Field(1.0, description="greediness of squarecb; 0 is uniform")
     first: Rate = Field(1000.0, description="impressions that explore-first shows at random before it is greedy")
@@ -62,7 +64,9 @@ class PolicySettings(BaseModel):
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
     encoder: str | None = Field(
-        None, min_length=1, description="fingerprint of the encoder that makes the contexts; sums of another are refused"
+        None,
+        min_length=1,
+        description="fingerprint of the encoder that makes the contexts; sums of another are refused",
     )
     point: tuple[Weight, ...] = Field(
         (), description="model logistic: weights, one for each feature, around which it is linearised; empty for zeros"
@@ -141,7 +145,9 @@ class PolicySettings(BaseModel):
     @property
     def rates(self) -> dict[str, float]:
         """The explorer's rate by its name, and "epsilon"."""
-        return {name: getattr(self, name) for name in (EXPLORERS[self.explorer].rate, "epsilon")}
+        explorer = EXPLORERS[self.explorer]
+        given = getattr(self, explorer.rate)
+        return {explorer.rate: explorer.default if given is None else given, "epsilon": self.epsilon}
 
     @property
     def kept_s(self) -> float:

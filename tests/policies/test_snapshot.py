@@ -23,7 +23,7 @@ from policies.snapshot_records import arm_key, head_key
 from policies.sums import RecordError
 from tests.policies.snapshots import PRIOR, two, two_sums
 
-X = np.array([0.5, -1.0, 0.25])
+X = np.array([0.5, 1.0, 0.25])
 
 
 def test_only_changed_arms_are_written() -> None:

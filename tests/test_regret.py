@@ -1,0 +1,91 @@
+"""The loop that regret is measured in, with learners whose regret is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from benchmarks.environments import Changing, Static
+from benchmarks.regret import at_marks, interval
+from benchmarks.regret_ours import Clickloop
+from benchmarks.worlds import Index, Log, News, play
+from policies.batch import FloatArray
+from streams.settings import PolicySettings
+
+
+class Fixed:
+    """Always the candidate at one place; keeps what it hears."""
+
+    def __init__(self, place: int = 0) -> None:
+        self.place = place
+        self.heard: list[News] = []
+        self.candidates: list[list[int]] = []
+
+    def choose(self, contexts: FloatArray, candidates: Sequence[int]) -> Index:
+        self.candidates.append(list(candidates))
+        return np.full(len(contexts), self.place)
+
+    def learn(self, log: Log, news: News) -> None:
+        self.heard.append(news)
+
+
+def test_regret_is_the_distance_to_the_best_arm() -> None:
+    """Of a learner that always chooses arm 3, by hand."""
+    env = Static(seed=2, rounds=50)
+    p = env.probabilities(0, env.contexts)
+    regret = play(env, Fixed(3), rounds=50, arms=50, block=1)
+    assert regret == pytest.approx(p.max(axis=1) - p[:, 3])
+
+
+def test_clicks_at_once_are_labels_of_the_same_round() -> None:
+    """Every round is settled in its block, and clicked rows are those with the label 1."""
+    env, learner = Static(seed=2, rounds=60), Fixed()
+    play(env, learner, rounds=60, arms=50, block=20)
+    for news in learner.heard:
+        assert sorted(news.settled) == sorted(news.shown)
+        assert sorted(news.clicked) == sorted(news.settled[news.labels == 1.0])
+
+
+def test_late_clicks_come_when_they_are_due_and_labels_once() -> None:
+    """A click is heard of after its delay; a label without one after three mean delays; no round twice."""
+    env, learner = Changing("stationary", seed=3, rounds=6000), Fixed()
+    play(env, learner, rounds=6000, arms=30, block=100, mean_delay=1000.0)
+    for news in learner.heard:
+        due = news.clicked + env.delays[news.clicked]
+        assert ((news.now - 100 <= due) & (due < news.now)).all()
+        assert (news.settled[news.labels == 0.0] < news.now - 2900).all()
+    settled = np.concatenate([news.settled for news in learner.heard])
+    assert len(set(settled.tolist())) == len(settled)
+    assert set(range(2900)) <= set(settled.tolist())
+
+
+def test_an_arm_that_replaces_another_has_a_number_of_its_own() -> None:
+    """Under churn three candidates change after 5,000 rounds."""
+    env, learner = Changing("churn", seed=3, rounds=5200), Fixed()
+    play(env, learner, rounds=5200, arms=30, block=100, mean_delay=1000.0)
+    before, after = learner.candidates[49], learner.candidates[50]
+    assert before == list(range(30))
+    assert sorted(set(after) - set(before)) == [30, 31, 32]
+
+
+@pytest.mark.parametrize("delays_s", [(), (1000.0,)])
+def test_clickloop_learns_in_both_worlds(delays_s: tuple[float, ...]) -> None:
+    """In a small world its later regret is below half of the uniform policy's; with delays it runs."""
+    env = Static(seed=5, rounds=600, arms=4, dimension=3)
+    policy = PolicySettings(dimension=3, intercept=0, delays_s=delays_s)
+    regret = play(env, Clickloop(policy, seed=1), rounds=600, arms=4, block=10)
+    p = env.probabilities(0, env.contexts)
+    if not delays_s:
+        assert regret[300:].sum() < 0.5 * (p.max(axis=1) - p.mean(axis=1))[300:].sum()
+
+
+def test_figures_are_sums_up_to_their_marks() -> None:
+    """Names in thousands where they are whole."""
+    assert at_marks(np.ones(2500), [2000, 2500]) == {"regret_2k": 2000.0, "regret_2500": 2500.0}
+
+
+def test_one_seed_has_no_interval() -> None:
+    """Its half width is infinite."""
+    assert interval([3.0]) == (3.0, float("inf"))
