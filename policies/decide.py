@@ -1,7 +1,7 @@
 """Decisions: a function of snapshot, context, candidates and a generator, so that they can be replayed.
 
 `decide` computes the probabilities and draws the arm from them: what is logged is exact. Only Thompson sampling over more
-than MANY arms that may win draws first and estimates the chosen arm's probability (policies/monte_carlo.py); `law` gives
+than MANY normal arms that may win draws first and estimates the chosen arm's probability (policies/monte_carlo.py); `law` gives
 the exact ones there too, for ten times the work. Many contexts at once: policies/decide_batch.py. Arms alone, without
 propensities: policies/draw.py.
 """
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from policies.beta_thompson import beta_moments, thompson_beta
 from policies.explorers import Scores, explore, floor
 from policies.monte_carlo import draw_estimated
-from policies.stack import BetaStack, Index
+from policies.stack import BetaStack, Index, dof_of
 from policies.thompson import contenders
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def is_estimated(snapshot: Snapshot, scores: Scores) -> bool:
     alpha = snapshot.rates.get("alpha", 0.0)
     return (
         snapshot.explorer == "thompson"
+        and scores.dof is None
         and len(scores.mean) > MANY
         and alpha > 0.0
         and len(contenders(scores.mean, alpha * scores.sd)) > MANY
@@ -160,7 +161,7 @@ def _scores(snapshot: Snapshot, context: npt.ArrayLike, rows: Index | None) -> S
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (snapshot.dimension,))
     mean, sd = arms.scores(x, rows)
-    return Scores(mean=mean, sd=sd, count=snapshot.count, noise_sd=snapshot.noise_sd)
+    return Scores(mean=mean, sd=sd, count=snapshot.count, noise_sd=snapshot.noise_sd, dof=dof_of(arms, rows))
 
 
 def _beta(snapshot: Snapshot, rows: Index | None) -> FloatArray:

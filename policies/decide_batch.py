@@ -11,7 +11,7 @@ import numpy.typing as npt
 from policies.decide import MANY, check_contexts, law, rows_of
 from policies.explorers import Scores, explore
 from policies.monte_carlo import draw_estimated
-from policies.stack import BetaStack, Index
+from policies.stack import BetaStack, Index, dof_of
 from policies.thompson import contend
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _scores(snapshot: Snapshot, x: FloatArray, rows: Index | None) -> Scores:
         sd=np.ascontiguousarray(sd.T),
         count=snapshot.count,
         noise_sd=snapshot.noise_sd,
+        dof=dof_of(arms, rows),
     )
 
 
@@ -110,12 +111,12 @@ def _part(
     mean, sd = scores.mean, scores.sd
     alpha, epsilon = snapshot.rates.get("alpha", 0.0), snapshot.rates["epsilon"]
     estimated = np.zeros(len(x), np.bool_)
-    if snapshot.explorer == "thompson" and mean.shape[1] > MANY and alpha > 0.0:
+    if snapshot.explorer == "thompson" and scores.dof is None and mean.shape[1] > MANY and alpha > 0.0:
         estimated = np.count_nonzero(contend(mean, alpha * sd), axis=1) > MANY
     arm, propensity = np.empty(len(x), np.intp), np.empty(len(x))
     exact = np.flatnonzero(~estimated)
     if len(exact):
-        some = Scores(mean=mean[exact], sd=sd[exact], count=scores.count, noise_sd=scores.noise_sd)
+        some = Scores(mean=mean[exact], sd=sd[exact], count=scores.count, noise_sd=scores.noise_sd, dof=scores.dof)
         arm[exact], propensity[exact] = _drawn(explore(some, snapshot.explorer, snapshot.rates), rng)
     for i in np.flatnonzero(estimated):
         arm[i], propensity[i] = draw_estimated(mean[i], alpha * sd[i], rng=rng, epsilon=epsilon)

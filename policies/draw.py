@@ -2,7 +2,7 @@
 
 score_a = x^T m_a + alpha sqrt(x^T V_a x) z_a with an independent z_a for each arm and context, and the largest is shown:
 the same law as sampling theta_a ~ N(m_a, alpha^2 V_a), and as `policies.decide.decide`. Explorers other than Thompson
-sampling have probabilities in closed form, and arms are drawn from those.
+sampling have probabilities in closed form, and arms are drawn from those; so they are for Student t laws.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from policies.decide import check_contexts, decide, rows_of
 from policies.decide_batch import decide_batch
-from policies.stack import BetaStack, Index, LinearStack
+from policies.stack import BetaStack, Index, LinearStack, StudentStack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,14 +45,14 @@ def draw(
     >>> draw(front, [1.0], rng=np.random.default_rng(1)) in front.names
     True
     """
-    if not _plain(snapshot):
+    arms = snapshot.stack
+    if isinstance(arms, StudentStack) or not _plain(snapshot):
         return decide(snapshot, context, candidates, rng=rng).arm
     rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else candidates
     epsilon = snapshot.rates["epsilon"]
     if epsilon > 0.0 and rng.random() < epsilon:
         return names[int(rng.integers(len(names)))]
-    arms = snapshot.stack
     if isinstance(arms, BetaStack):
         return names[int(_beta(snapshot, arms, rows, 1, rng)[0])]
     x = np.asarray(context, np.float64)
@@ -79,11 +79,11 @@ def draw_batch(
     >>> draw_batch(front, np.zeros((4, 0)), ("a", "b"), rng=np.random.default_rng(1)).shape
     (4,)
     """
-    if not _plain(snapshot):
+    arms = snapshot.stack
+    if isinstance(arms, StudentStack) or not _plain(snapshot):
         return decide_batch(snapshot, contexts, candidates, rng=rng).arm
     rows = rows_of(snapshot, candidates)
     x = np.asarray(contexts, np.float64)
-    arms = snapshot.stack
     if isinstance(arms, BetaStack):
         drawn = _beta(snapshot, arms, rows, len(x), rng)
     else:

@@ -8,15 +8,16 @@ a long time. Given an earlier prior as `start`, rounds go on from it, and what t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.hybrid import fit_hybrid
-from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior
-from policies.scale import BIAS_SPREAD, NU, Scale, beginning, check_start, pooled, scale_of, spread, telling
+from policies.linear_bayes import fit_linear, fit_logistic, start_linear
+from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
+from policies.scale import BIAS_SPREAD, NU, telling
+from policies.student import fit_student
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.sums import Effective
 
-__all__ = ["BetaPrior", "Prior", "fit", "fit_beta", "fit_linear", "fit_logistic", "start_linear"]
-
-ROUNDS = 3
-PULL = 0.01
-"""k: weight of the start value in the prior mean, in arms."""
-LEAST_RATE = 1e-6
-"""Rates nearer to 0 or 1 are taken for this where a logit is needed."""
-NOISE_ROWS = 50.0
-"""Weight of the start value in the noise, in rows."""
+__all__ = [
+    "BetaPrior",
+    "Prior",
+    "fit",
+    "fit_beta",
+    "fit_hybrid",
+    "fit_linear",
+    "fit_logistic",
+    "fit_student",
+    "start_linear",
+]
 
 
 def fit(
@@ -43,7 +46,7 @@ def fit(
     dimension: int,
     intercept: int | None = None,
 ) -> AnyPrior:
-    """Prior of the model's arms: `fit_linear`, `fit_hybrid`, `fit_logistic` or `fit_beta`, by the model's name.
+    """Prior of the model's arms: `fit_linear`, `fit_hybrid`, `fit_student`, `fit_logistic` or `fit_beta`, by the model's name.
 
     Raises:
         ValueError: no such model, or a start of another model.
@@ -55,6 +58,8 @@ def fit(
         return fit_linear(effective, start, dimension=dimension, intercept=intercept)
     if model == "logistic" and isinstance(start, Prior | None):
         return fit_logistic(effective, start, dimension=dimension, intercept=intercept)
+    if model == "student" and isinstance(start, StudentPrior | None):
+        return fit_student(effective, start, dimension=dimension, intercept=intercept)
     if model == "hybrid" and isinstance(start, HybridPrior | None):
         return fit_hybrid(effective, start, dimension=dimension, intercept=intercept)
     if model == "beta" and isinstance(start, BetaPrior | None):
@@ -62,119 +67,6 @@ def fit(
     raise ValueError(
         f"cannot fit a prior for model {model!r} from a start of type {type(start).__name__}; models: {', '.join(PRIORS)}"
     )
-
-
-def fit_linear(
-    effective: Mapping[str, Effective], start: Prior | None = None, *, dimension: int, intercept: int | None = None
-) -> Prior:
-    """Prior mean mu0 (d,), variances T and noise s2 from the K arms' A_eff, b, n_eff, c.
-
-    Three times, with V_a = (A_a/s2 + T^-1)^-1 and W_a = T^-1 - T^-1 V_a T^-1::
-
-        mu0   = (sum W_a + k T^-1)^-1 (sum T^-1 V_a b_a / s2 + k T^-1 mu_start)
-        m_a   = V_a (b_a/s2 + T^-1 mu0),   E_a = (m_a - mu0)^2 + diag V_a
-        tau_b^2 = (sum E_a,intercept + nu (0.5 pbar)^2) / (K + nu)
-        tau_w^2 = (sum E_a,others + nu (0.3 pbar)^2) / (K (d - 1) + nu)
-        s2    = (sum [c_a - 2 m_a'b_a + m_a'A_a m_a + tr(A_a V_a)] + 50 var) / (sum n_a + 50)
-
-    var is pbar (1 - pbar), or c/n - (r/n)^2 for rewards that are not 0/1. Arms that were never shown tell nothing and
-    are left out, and so are sums that are not finite. A round that float64 cannot do ends the rounds: one arm with contexts
-    of 1e30 must not stop all others.
-
-    Args:
-        effective: the arms as they count now, each with b (d,) and A (d, d).
-        start: where the rounds start and what mu0 is pulled to; None is `start_linear`.
-        dimension: d.
-        intercept: index of the context's constant. None treats all components alike: one variance for all, which starts
-            at (0.5 pbar)^2, and a prior mean that starts at zero.
-
-    Raises:
-        ValueError: `intercept` is not an index below d, or `start` has another length.
-    """
-    check_start(start, dimension=dimension, intercept=intercept)
-    arms = telling(effective)
-    scale = scale_of(arms)
-    begin = beginning(scale, dimension, intercept) if start is None else start
-    if not arms:
-        return begin
-    return _rounds(arms, begin, scale, intercept)
-
-
-def fit_logistic(
-    effective: Mapping[str, Effective], start: Prior | None = None, *, dimension: int, intercept: int | None = None
-) -> Prior:
-    """Prior mean mu0 and variances T of logistic arms, on the logit scale, from their H and u (policies/logistic.py).
-
-    As `fit_linear` with A = H, b = u and s2 = 1, which H and u are made for. mu0 starts at the logit of the arms'
-    common rate (at the intercept; zero without one), tau at 0.5 and 0.3: on the logit scale a rate's relative spread.
-
-    >>> fit_logistic({}, dimension=2, intercept=0).tau2.tolist()
-    [0.25, 0.09]
-    """
-    check_start(start, dimension=dimension, intercept=intercept)
-    arms = telling(effective)
-    unit = Scale(1.0, 1.0)
-    if start is None:
-        mean = np.zeros(dimension)
-        if intercept is not None:
-            rate = min(max(scale_of(arms).rate, LEAST_RATE), 1.0 - LEAST_RATE)
-            mean[intercept] = np.log(rate / (1.0 - rate))
-        start = Prior(mean=mean, tau2=spread(unit, dimension, intercept), s2=1.0)
-    return _rounds(arms, start, unit, intercept, s2=1.0) if arms else start
-
-
-def _rounds(
-    arms: list[Effective], begin: Prior, scale: Scale, intercept: int | None, *, s2: float | None = None
-) -> Prior:
-    """ROUNDS rounds from `begin`, with the noise fitted too unless it is given."""
-    prior = begin
-    for _ in range(ROUNDS):
-        further = _further(arms, prior, begin.mean, scale, intercept)
-        if further is None:
-            break
-        prior = further if s2 is None else replace(further, s2=s2)
-    return prior
-
-
-def start_linear(effective: Mapping[str, Effective], *, dimension: int, intercept: int | None = None) -> Prior:
-    """Prior before anything is learned: mu0 = (p0, 0, ...), tau = (0.5 p0, 0.3 p0, ...), s2 = p0 (1 - p0).
-
-    p0 is the arms' common rate; without a reward, or without anything else, it is the add-one rate (r + 1)/(n + 2).
-
-    >>> prior = start_linear({}, dimension=2, intercept=0)
-    >>> prior.mean.tolist(), prior.tau2.round(4).tolist(), prior.s2
-    ([0.5, 0.0], [0.0625, 0.0225], 0.25)
-    """
-    return beginning(scale_of(telling(effective)), dimension, intercept)
-
-
-def _further(
-    arms: list[Effective], prior: Prior, pull: FloatArray, scale: Scale, intercept: int | None
-) -> Prior | None:
-    """The next round's prior; None where the sums' sizes lie too far apart for float64 to tell one."""
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return _round(arms, prior, pull, scale, intercept)
-    except (np.linalg.LinAlgError, ValueError):  # singular, or a prior that is not finite
-        return None
-
-
-def _round(arms: list[Effective], prior: Prior, pull: FloatArray, scale: Scale, intercept: int | None) -> Prior:
-    A = np.stack([arm.A for arm in arms])
-    b = np.stack([arm.b for arm in arms])
-    n = np.array([arm.n_eff for arm in arms])
-    square = np.array([arm.square for arm in arms])
-    precision = 1.0 / prior.tau2
-    V = np.linalg.inv(A / prior.s2 + np.diag(precision))
-    W = np.diag(precision) * len(arms) - precision[:, None] * V.sum(axis=0) * precision
-    told = precision * np.einsum("aij,aj->i", V, b) / prior.s2
-    mean = np.linalg.solve(W + PULL * np.diag(precision), told + PULL * precision * pull)
-    m = np.einsum("aij,aj->ai", V, b / prior.s2 + precision * mean)
-    E = (m - mean) ** 2 + np.einsum("aii->ai", V)
-    fitted = np.einsum("ai,aij,aj->a", m, A, m) - 2.0 * np.einsum("ai,ai->a", m, b)
-    residual = (square + fitted + np.einsum("aij,aji->a", A, V)).sum()
-    s2 = (residual + NOISE_ROWS * scale.variance) / (n.sum() + NOISE_ROWS)
-    return Prior(mean=mean, tau2=pooled(E, scale, intercept), s2=max(float(s2), 1e-3 * scale.variance))
 
 
 def fit_beta(effective: Mapping[str, Effective], start: BetaPrior | None = None) -> BetaPrior:

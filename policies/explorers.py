@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from policies.thompson import thompson
 from policies.thompson_batch import thompson_batch
+from policies.thompson_student import thompson_student
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -39,12 +40,14 @@ class Scores:
         sd: (K,) or (n, K) standard deviation of each expectation, zero or more.
         count: number of impressions that the policy has learned from, undecayed.
         noise_sd: standard deviation of one reward around its expectation, above zero.
+        dof: (K,) degrees of freedom of expectations that are Student t; None if they are normal.
     """
 
     mean: FloatArray
     sd: FloatArray
     count: float = 0.0
     noise_sd: float = 1.0
+    dof: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +134,17 @@ def _normed(parts: FloatArray) -> FloatArray:
 
 
 def _thompson(scores: Scores, alpha: float) -> FloatArray:
+    if scores.dof is not None:
+        return _thompson_student(scores, scores.dof, alpha)
     law = thompson if scores.mean.ndim == 1 else thompson_batch
     return law(scores.mean, alpha * scores.sd)
+
+
+def _thompson_student(scores: Scores, dof: FloatArray, alpha: float) -> FloatArray:
+    if scores.mean.ndim == 1:
+        return thompson_student(scores.mean, alpha * scores.sd, dof)
+    rows = zip(scores.mean, alpha * scores.sd, strict=True)
+    return np.array([thompson_student(mean, sd, dof) for mean, sd in rows]).reshape(scores.mean.shape)
 
 
 EXPLORERS: Mapping[str, Explorer] = MappingProxyType(

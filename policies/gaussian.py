@@ -10,6 +10,7 @@ from scipy.linalg import lapack
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
+    from policies.prior import Prior
     from policies.sums import Effective
 
 JITTERS = (0.0, 1e-9, 1e-8, 1e-7, 1e-6)
@@ -18,17 +19,19 @@ JITTERS = (0.0, 1e-9, 1e-8, 1e-7, 1e-6)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmPosterior:
-    """theta ~ N(mean, V) with x^T V x = ||factor x||^2.
+    """theta with mean `mean` and covariance V, x^T V x = ||factor x||^2; normal, or Student t.
 
     Attributes:
         mean: (d,) posterior mean.
         factor: (d, d) lower triangular.
         alarm: the sums could not be used (not finite, or not positive definite in spite of jitter); this is the prior.
+        dof: degrees of freedom of x^T theta's Student t law, None if it is normal.
     """
 
     mean: FloatArray
     factor: FloatArray
     alarm: bool = False
+    dof: float | None = None
 
 
 def check_shapes(d: int, effective: Effective) -> None:
@@ -37,6 +40,23 @@ def check_shapes(d: int, effective: Effective) -> None:
         raise ValueError(
             f"the prior has {d} components, b {effective.b.shape} and A {effective.A.shape}; all must agree"
         )
+
+
+def linear_posterior(prior: Prior, effective: Effective) -> ArmPosterior:
+    """Mean and factor of one arm; b (d,) and A (d, d) as they count now.
+
+    Raises:
+        ValueError: prior and sums have different dimensions.
+    """
+    check_shapes(len(prior.mean), effective)
+    precision = effective.A / prior.s2 + np.diag(1.0 / prior.tau2)
+    h = effective.b / prior.s2 + prior.mean / prior.tau2
+    factor = inverse_factor(precision) if np.isfinite(h).all() else None
+    if factor is not None:
+        mean = factor.T @ (factor @ h)
+        if np.isfinite(mean).all():
+            return ArmPosterior(mean=mean, factor=factor)
+    return ArmPosterior(mean=prior.mean, factor=np.diag(np.sqrt(prior.tau2)), alarm=True)
 
 
 def inverse_factor(precision: FloatArray) -> FloatArray | None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.gaussian import ArmPosterior, check_shapes, inverse_factor, joint
+from policies.linear_bayes import NOISE_ROWS, ROUNDS
 from policies.prior import HybridPrior
 from policies.scale import Scale, beginning, check_start, pooled, scale_of, spread, telling
 
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
     from policies.batch import FloatArray
     from policies.sums import Effective
-
-ROUNDS = 3
-NOISE_ROWS = 50.0
-"""Weight of the start value in the noise, in rows."""
 
 
 def hybrid_posterior(prior: HybridPrior, effective: Effective) -> ArmPosterior:

@@ -62,7 +62,7 @@ class LinearModel:
 
         encoder: fingerprint of the encoder whose output the contexts are (a neural-linear model: Riquelme et al. 2018,
             section 3), None for contexts that are features themselves. Sums of one encoder mean nothing to another.
-        name: which posterior is to be taken of the sums: "linear" or "hybrid". The sums are the same.
+        name: which posterior is to be taken of the sums: "linear", "hybrid" or "student". The sums are the same.
 
     Raises:
         ValueError: a setting that cannot work.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "Effective", "Model", "RecordError", "Sums", "make_model", "retract"]
 
-MODELS = ("beta", "linear", "hybrid", "logistic")
+MODELS = ("beta", "linear", "hybrid", "student", "logistic")
 """Names that `make_model` knows."""
 
 
@@ -33,7 +33,7 @@ def make_model(
 
     Args:
         name: "beta" (no context), "linear" (one linear regression for each arm), "hybrid" (these regressions share a part:
-            policies/hybrid.py) or "logistic" (one logistic regression for each arm)
+            policies/hybrid.py), "student" (each has a noise of its own: policies/student.py) or "logistic" (one logistic regression for each arm)
         dimension: d, length of the context; beta does not use it.
         half_life_s: half-life of old rows in seconds; 0 forgets nothing.
         delays_s: grid of mean delays in seconds, for the share of rows that are still pending; () corrects nothing.
@@ -47,7 +47,7 @@ def make_model(
     False
     >>> make_model("probit", dimension=3)
     Traceback (most recent call last):
-    ValueError: there is no model 'probit'; choose one of beta, linear, hybrid, logistic
+    ValueError: there is no model 'probit'; choose one of beta, linear, hybrid, student, logistic
     """
     if point and name != "logistic":
         raise ValueError(f"point = {point}: only the model 'logistic' is linearised, {name!r} is not; leave it out")
@@ -57,7 +57,7 @@ def make_model(
         return LogisticModel(
             dimension=dimension, half_life_s=half_life_s, delays_s=delays_s, encoder=encoder, point=point
         )
-    if name in ("linear", "hybrid"):
+    if name in ("linear", "hybrid", "student"):
         return LinearModel(dimension=dimension, half_life_s=half_life_s, delays_s=delays_s, encoder=encoder, name=name)
     raise ValueError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}")
 

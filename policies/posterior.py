@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.gaussian import ArmPosterior, check_shapes, inverse_factor, joint
+from policies.gaussian import ArmPosterior, joint, linear_posterior
 from policies.hybrid import hybrid_posterior
-from policies.prior import AnyPrior, BetaPrior, HybridPrior, Prior
+from policies.prior import AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
+from policies.student import student_posterior, unseen_student
 
 if TYPE_CHECKING:
     from policies.sums import Effective
@@ -48,15 +49,19 @@ def posterior(prior: AnyPrior, effective: Effective) -> ArmPosterior | BetaPoste
         return beta_posterior(prior, effective)
     if isinstance(prior, HybridPrior):
         return hybrid_posterior(prior, effective)
+    if isinstance(prior, StudentPrior):
+        return student_posterior(prior, effective)
     return linear_posterior(prior, effective)
 
 
-def unseen(prior: Prior | HybridPrior) -> ArmPosterior:
+def unseen(prior: Prior | HybridPrior | StudentPrior) -> ArmPosterior:
     """What is believed of an arm without rows.
 
     >>> unseen(Prior(mean=np.array([0.5]), tau2=np.array([4.0]), s2=1.0)).factor.tolist()
     [[2.0]]
     """
+    if isinstance(prior, StudentPrior):
+        return unseen_student(prior)
     own = np.diag(np.sqrt(prior.tau2))
     return ArmPosterior(mean=prior.mean, factor=own if isinstance(prior, Prior) else joint(prior.factor, own))
 
@@ -68,20 +73,3 @@ def beta_posterior(prior: BetaPrior, effective: Effective) -> BetaPosterior:
     if not (0.0 < a < np.inf and 0.0 < b < np.inf):
         return BetaPosterior(a=prior.a, b=prior.b, alarm=True)
     return BetaPosterior(a=a, b=b)
-
-
-def linear_posterior(prior: Prior, effective: Effective) -> ArmPosterior:
-    """Mean and factor of one arm; b (d,) and A (d, d) as they count now.
-
-    Raises:
-        ValueError: prior and sums have different dimensions.
-    """
-    check_shapes(len(prior.mean), effective)
-    precision = effective.A / prior.s2 + np.diag(1.0 / prior.tau2)
-    h = effective.b / prior.s2 + prior.mean / prior.tau2
-    factor = inverse_factor(precision) if np.isfinite(h).all() else None
-    if factor is not None:
-        mean = factor.T @ (factor @ h)
-        if np.isfinite(mean).all():
-            return ArmPosterior(mean=mean, factor=factor)
-    return ArmPosterior(mean=prior.mean, factor=np.diag(np.sqrt(prior.tau2)), alarm=True)

@@ -107,12 +107,50 @@ class HybridPrior:
     __hash__ = None  # type: ignore[assignment]
 
 
-AnyPrior = Prior | HybridPrior | BetaPrior
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StudentPrior:
+    """Normal-inverse-gamma: 1/sigma_a^2 ~ Gamma(dof/2, rate dof s2/2), theta_a ~ N(mean, sigma_a^2/s2 diag(tau2)).
 
-PRIORS: dict[str, type[Prior] | type[HybridPrior] | type[BetaPrior]] = {
+    Each arm has a noise variance sigma_a^2 of its own, about s2; the larger dof, the nearer they lie to it.
+
+    Attributes:
+        mean, tau2, s2: as in `Prior`.
+        dof: degrees of freedom, above 2.
+
+    Raises:
+        ValueError: as `Prior`, or dof is not finite and above 2.
+    """
+
+    mean: FloatArray
+    tau2: FloatArray
+    s2: float
+    dof: float
+
+    def __post_init__(self) -> None:
+        _ = self.normal  # refuses what neither may hold
+        if not 2.0 < self.dof < math.inf:
+            raise ValueError(f"dof = {self.dof}: must be finite and above 2, or there is no standard deviation")
+
+    @property
+    def normal(self) -> Prior:
+        """The same with one noise variance for all arms."""
+        return Prior(mean=self.mean, tau2=self.tau2, s2=self.s2)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StudentPrior):
+            return NotImplemented
+        return self.dof == other.dof and self.normal == other.normal
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+AnyPrior = Prior | HybridPrior | StudentPrior | BetaPrior
+
+PRIORS: dict[str, type[Prior] | type[HybridPrior] | type[StudentPrior] | type[BetaPrior]] = {
     "beta": BetaPrior,
     "linear": Prior,
     "hybrid": HybridPrior,
+    "student": StudentPrior,
     "logistic": Prior,
 }
 """Type of the prior of each model; by `policies.model.MODELS`."""

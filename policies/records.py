@@ -3,7 +3,7 @@
 A record is a MessagePack map. Version 1 has, for every model::
 
     v            1
-    model        family of the model: "beta", or "linear" (also for hybrid),
+    model        family of the model: "beta", or "linear" (also for hybrid and student),
                  or "logistic", whose record has one key more: policies/logistic.py
     d            length of the context; 0 for beta
     half_life_s  forgetting that the weights were made with, 0 for none

@@ -32,7 +32,7 @@ from policies.snapshot_records import (
     head_key,
     pack_lower,
 )
-from policies.stack import BetaStack, LinearStack, stack
+from policies.stack import BetaStack, LinearStack, StudentStack, stack
 from policies.sums import Model, RecordError, Sums
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Snapshot:
         return tuple(self.arms)
 
     @cached_property
-    def stack(self) -> LinearStack | BetaStack:
+    def stack(self) -> LinearStack | StudentStack | BetaStack:
         """The arms' numbers as arrays, with the prior as the last row; made when first used."""
         return stack(self.arms, self.prior)
 
@@ -217,6 +217,7 @@ def _arm(found: ArmPosterior | BetaPosterior, version: int, count: float) -> Arm
         mean=_narrow(found.mean),
         factor=_narrow(pack_lower(found.factor)),
         alarm=found.alarm,
+        dof=found.dof,
     )
 
 

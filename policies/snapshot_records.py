@@ -6,7 +6,7 @@ Head::
 
     v, policy, version, parent, time_ms, model, dimension, explorer, rates, reasons
     prior         {"mean": bytes <f8, "tau2": bytes <f8, "s2": float}, for hybrid also {"factor": bytes <f8, lower
-                  triangle of the shared part's factor row by row};  or  {"a": float, "b": float}
+                  triangle of the shared part's factor row by row}, for student {"dof": float};  or  {"a": float, "b": float}
     encoder, watermark_ms {partition: ms}, offsets {partition: {topic: next offset}}, clicks_ts
     arms          {arm: version of its record}
     checksum      CRC-32, below
@@ -15,6 +15,7 @@ Arm::
 
     v, policy, arm, version, count, alarm
     mean, factor  bytes <f4: d numbers, and the lower triangle of W row by row, d (d + 1)/2 numbers (linear)
+    dof           float (student)
     a, b          floats (beta)
 
 The checksum is the CRC-32 of the MessagePack array ``[head, arms]``: head is the array of the head's values above in
@@ -34,7 +35,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior
+from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.records import from_bytes, to_bytes
 from policies.sums import RecordError
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-GAUSSIAN = ("linear", "hybrid", "logistic")
+GAUSSIAN = ("linear", "hybrid", "student", "logistic")
 """Models whose arms are published as mean and factor."""
 
 Float32Array = npt.NDArray[np.float32]
@@ -61,6 +62,7 @@ class LinearArm:
         mean: (d,) posterior mean.
         factor: (d (d + 1)/2,) lower triangle of W row by row, x^T V x = ||W x||^2.
         alarm: its sums could not be used; this is the prior.
+        dof: degrees of freedom of a student arm, else None.
     """
 
     version: int
@@ -68,6 +70,7 @@ class LinearArm:
     mean: Float32Array
     factor: Float32Array
     alarm: bool = False
+    dof: float | None = None
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class LinearArm:
             "alarm": self.alarm,
             "mean": to_bytes(self.mean, "<f4"),
             "factor": to_bytes(self.factor, "<f4"),
+            **({} if self.dof is None else {"dof": self.dof}),
         }
 
     def same(self, other: Arm) -> bool:
@@ -90,7 +94,10 @@ class LinearArm:
     def fits(self, model: str, dimension: int) -> bool:
         """Whether this is an arm of such a model."""
         return (
-            model in GAUSSIAN and len(self.mean) == dimension and len(self.factor) == dimension * (dimension + 1) // 2
+            model in GAUSSIAN
+            and (self.dof is not None) == (model == "student")
+            and len(self.mean) == dimension
+            and len(self.factor) == dimension * (dimension + 1) // 2
         )
 
 
@@ -156,6 +163,7 @@ class _Prior(msgspec.Struct, omit_defaults=True):
     tau2: bytes | None = None
     s2: float | None = None
     factor: bytes | None = None
+    dof: float | None = None
     a: float | None = None
     b: float | None = None
 
@@ -166,7 +174,7 @@ class _Head(msgspec.Struct):
     version: int
     parent: int | None
     time_ms: int
-    model: Literal["linear", "hybrid", "logistic", "beta"]
+    model: Literal["linear", "hybrid", "student", "logistic", "beta"]
     dimension: int
     explorer: str
     rates: dict[str, float]
@@ -189,6 +197,7 @@ class _Arm(msgspec.Struct):
     alarm: bool
     mean: bytes | None = None
     factor: bytes | None = None
+    dof: float | None = None
     a: float | None = None
     b: float | None = None
 
@@ -231,12 +240,15 @@ def decode_arm(data: bytes) -> Arm:
     if record.mean is None or record.factor is None:
         raise RecordError(f"arm {record.arm!r} has neither mean and factor nor a and b; is this an arm's record?")
     d = len(record.mean) // 4
+    if record.dof is not None and not 2.0 < record.dof < np.inf:
+        raise RecordError(f"arm {record.arm!r} has dof = {record.dof}; it must be finite and above 2")
     return LinearArm(
         version=record.version,
         count=record.count,
         mean=_float32(record.mean, d, f"mean of arm {record.arm!r}"),
         factor=_float32(record.factor, d * (d + 1) // 2, f"factor of arm {record.arm!r}"),
         alarm=record.alarm,
+        dof=record.dof,
     )
 
 
@@ -279,6 +291,8 @@ def _prior_fields(prior: AnyPrior) -> dict[str, Any]:
     if isinstance(prior, BetaPrior):
         return {"a": prior.a, "b": prior.b}
     fields = {"mean": to_bytes(prior.mean), "tau2": to_bytes(prior.tau2), "s2": prior.s2}
+    if isinstance(prior, StudentPrior):
+        return fields | {"dof": prior.dof}
     return fields | {"factor": to_bytes(pack_lower(prior.factor))} if isinstance(prior, HybridPrior) else fields
 
 
@@ -289,6 +303,8 @@ def _prior(record: _Prior, dimension: int) -> AnyPrior:
         raise RecordError("neither mean, tau2 and s2 nor a and b are there")
     mean = from_bytes(record.mean, dimension, what="the prior's mean")
     tau2 = from_bytes(record.tau2, dimension, what="the prior's tau2")
+    if record.dof is not None:
+        return StudentPrior(mean=mean, tau2=tau2, s2=record.s2, dof=record.dof)
     if record.factor is None:
         return Prior(mean=mean, tau2=tau2, s2=record.s2)
     packed = from_bytes(record.factor, dimension * (dimension + 1) // 2, what="the prior's factor")

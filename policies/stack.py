@@ -88,6 +88,30 @@ class LinearStack:
         return m, sd
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentStack:
+    """Student arms: centers and standard deviations as `linear` has them, dof is (K + 1,)."""
+
+    linear: LinearStack
+    dof: FloatArray
+
+    @property
+    def row(self) -> dict[str, int]:
+        """Numbers of the arms' names."""
+        return self.linear.row
+
+    def scores(self, context: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+        """As `LinearStack.scores`."""
+        return self.linear.scores(context, rows)
+
+
+def dof_of(arms: LinearStack | StudentStack, rows: Index | None) -> FloatArray | None:
+    """(C,) degrees of freedom of the arms in `rows` (None is all K); None for arms with normal laws."""
+    if isinstance(arms, LinearStack):
+        return None
+    return arms.dof[:-1] if rows is None else arms.dof[rows]
+
+
 def pairs(context: Floating) -> Floating:
     """(d (d + 1)/2, ...) products x_i x_j of a context (d,), or of contexts (d, n), for i >= j in row order.
 
@@ -115,7 +139,7 @@ class BetaStack:
     laws: dict[bytes, FloatArray] = field(default_factory=dict)
 
 
-def stack(arms: Mapping[str, Arm], prior: AnyPrior) -> LinearStack | BetaStack:
+def stack(arms: Mapping[str, Arm], prior: AnyPrior) -> LinearStack | StudentStack | BetaStack:
     """Arrays of the arms' numbers in float64, with the prior's as the last row."""
     row = {name: i for i, name in enumerate(arms)}
     if isinstance(prior, BetaPrior):
@@ -126,9 +150,12 @@ def stack(arms: Mapping[str, Arm], prior: AnyPrior) -> LinearStack | BetaStack:
     linears = [arm for arm in arms.values() if isinstance(arm, LinearArm)]
     new = unseen(prior)
     packed = np.array([*(arm.factor for arm in linears), pack_lower(new.factor)])
-    return LinearStack(
+    linear = LinearStack(
         row=row, mean=np.array([*(arm.mean for arm in linears), new.mean], np.float64), square=_squares(packed)
     )
+    if new.dof is None:
+        return linear
+    return StudentStack(linear=linear, dof=np.array([*(arm.dof for arm in linears), new.dof], np.float64))
 
 
 def _squares(packed: npt.NDArray[np.floating]) -> FloatArray:

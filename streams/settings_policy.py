@@ -35,7 +35,7 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["linear", "hybrid", "logistic", "beta"] = Field("linear", description="what is learned for each arm")
+    model: Literal["linear", "hybrid", "student", "logistic", "beta"] = Field("linear", description="what is learned for each arm")
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")

@@ -73,7 +73,7 @@ def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
         ({"dimension": "many"}, ["dimension = 'many'", "whole number"]),
         ({"dimension": 1400}, ["dimension = 1400", "7851200 bytes", "fewer dimensions"]),
         ({"dimension": 1000, "delays_s": [60]}, ["dimension = 1000 with 1 delays_s"]),
-        ({"model": "logit"}, ["model = 'logit'", "'linear', 'hybrid', 'logistic' or 'beta'"]),
+        ({"model": "logit"}, ["model = 'logit'", "'linear', 'hybrid', 'student', 'logistic' or 'beta'"]),
         ({"explorer": "greedy"}, ["'thompson', 'ucb', 'epsilon-greedy', 'softmax'", "or 'uncertainty'"]),
         ({"tau": 0}, ["tau = 0", "greater than 0"]),
         ({"gamma_scale": float("inf")}, ["gamma_scale = inf"]),

@@ -34,6 +34,7 @@ SUBJECTS = {
     "beta": Subject(make=partial(make_model, "beta", dimension=D), terms=no_terms, encoded=False),
     "linear": Subject(make=partial(make_model, "linear", dimension=D), terms=linear_terms),
     "hybrid": Subject(make=partial(make_model, "hybrid", dimension=D), terms=linear_terms),
+    "student": Subject(make=partial(make_model, "student", dimension=D), terms=linear_terms),
     "logistic": Subject(make=partial(make_model, "logistic", dimension=D), terms=logistic_terms(np.zeros(D))),
     "logistic around a point": Subject(
         make=partial(make_model, "logistic", dimension=D, point=POINT),
