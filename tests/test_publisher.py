@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from policies.decide import law
 from policies.empirical_bayes import fit
 from policies.model import Model, Sums
-from policies.posterior import posterior
+from policies.posterior import ArmPosterior, posterior
 from policies.prior import BetaPrior, Prior
 from policies.snapshot_records import BetaArm, LinearArm, decode_head
 from streams import publisher as publishers
@@ -271,6 +271,32 @@ def test_beta_arms_are_published_with_their_prior(bootstrap: str, prefix: str) -
         assert isinstance(arm, BetaArm)
         assert arm.a == front.prior.a + one.reward
         assert arm.b == front.prior.b + max(one.n - one.reward, 0.0)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "student", "logistic"])
+def test_every_model_is_published_with_its_own_prior(bootstrap: str, prefix: str, name: str) -> None:
+    """Arm by arm the posterior of the merged sums; one arm's new rows change its record alone, and the tag is the settings'."""
+    policy = LINEAR | {"model": name, "encoder": "text-7c"}
+    settings = settings_of(bootstrap, prefix, policies={"front": policy})
+    topics.create(settings)
+    learners = Learners(settings)
+    learners.commit(0, dyadic(1, 300))
+    learners.commit(1, dyadic(2, 200))
+    with publishing(settings) as publisher:
+        first = until(publisher, lambda: included(publisher, 10, 20))
+        learners.commit(1, only(0, 3, n=20))
+        front = until(publisher, lambda: included(publisher, 10, 30))
+    learned = learners.models["front"]
+    effective = {arm: learned.at(one, now_ms=0) for arm, one in learners.merged().items()}
+    assert (front.model, front.encoder, front.prior) == (name, "text-7c", first.prior)
+    assert list(front.changed) == ["a"]
+    for arm, one in effective.items():
+        found, published = posterior(front.prior, one), front.arms[arm]
+        assert isinstance(found, ArmPosterior)
+        assert isinstance(published, LinearArm)
+        assert np.array_equal(published.mean, found.mean.astype(np.float32))
+        assert published.dof == found.dof
+    assert law(front, X).sum() == pytest.approx(1.0)
 
 
 def test_sums_that_were_not_committed_are_not_published(settings: Settings) -> None:

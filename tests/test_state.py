@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
+import pytest
 
-from policies.model import make_model
+from policies.model import MODELS, make_model
 from streams import feedback
 from streams.columns import encode_impressions
 from streams.dead_letters import LETTER_BYTES, letters
@@ -15,7 +17,9 @@ from streams.feedback import RECORD_BYTES
 from streams.join import Window
 from streams.messages import Message
 from streams.reading import SimpleRecord
-from streams.settings import PolicySettings
+from streams.recovery import StateMismatchError, restore
+from streams.rules import rules
+from streams.settings import PolicySettings, Settings
 from streams.state import Fetched, PartitionState, Rules
 
 NOW = 1_700_000_000_000
@@ -147,3 +151,52 @@ def test_the_first_copy_counts_however_the_log_is_fetched() -> None:
         found.append({policy: (arms["a"].count, arms["a"].n) for policy, arms in partition.sums.items()})
     assert found[1:] == found[:-1]
     assert differ > 0
+
+
+def committed(**policy: object) -> tuple[PartitionState, dict[bytes, bytes]]:
+    """A partition with a policy of these settings after eight impressions and a click, and its records by key."""
+    partition = PartitionState(0, rules=rules_of(**policy))
+    events = [impression(i, [1.0, i / 4], arm="ab"[i % 2]) for i in range(8)]
+    shown = [SimpleRecord(i, NOW, None, encode(event), []) for i, event in enumerate(events)]
+    partition.take(Fetched("impressions", 0, 0, 8, shown))
+    click = encode(Outcome(decision_id="d3", slot="s", outcome_id="o", ts=NOW))
+    partition.take(Fetched("clicks", 0, 0, 1, [SimpleRecord(0, NOW, None, click, [])]))
+    messages = partition.freeze(NOW)
+    return partition, {
+        message.key or b"": message.value or b"" for message in messages if message.topic == "posteriors"
+    }
+
+
+def rules_of(**policy: object) -> Rules:
+    """Rules of one policy over two features, with forgetting and a delay."""
+    given = {"dimension": 2, "half_life_s": 64.0, "delays_s": (30.0,), **policy}
+    return rules(Settings(policies={"p": PolicySettings.model_validate(given)}))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_models_sums_come_back_from_their_records(name: str) -> None:
+    """What a learner committed is what the next one starts from, to the last bit, and the click is in it."""
+    partition, records = committed(model=name)
+    model = partition.rules.models["p"]
+    state, _, _ = restore(0, records, rules_of(model=name))
+    assert {arm: model.encode(one) for arm, one in state.sums["p"].items()} == {
+        arm: model.encode(one) for arm, one in partition.sums["p"].items()
+    }
+    assert sum(one.reward for one in state.sums["p"].values()) > 0.0
+    written = [msgspec.msgpack.decode(value) for value in records.values()]
+    assert {record["model"] for record in written if "model" in record} == {model.family}
+
+
+def test_a_policy_changes_between_models_of_the_same_sums_without_learning_anew() -> None:
+    """Linear, hybrid and student read each other's records; other sums, another encoder or point are refused."""
+    partition, records = committed(model="linear", encoder="text-7c")
+    for name in ("hybrid", "student"):
+        state, _, _ = restore(0, records, rules_of(model=name, encoder="text-7c"))
+        assert state.sums["p"]["a"].n == partition.sums["p"]["a"].n
+    with pytest.raises(StateMismatchError, match=r"has model 'logistic' .* and 'linear' in the stored sums"):
+        restore(0, records, rules_of(model="logistic", encoder="text-7c"))
+    with pytest.raises(StateMismatchError, match="encoder = 'text-7c', the policy has encoder = 'text-80'"):
+        restore(0, records, rules_of(model="linear", encoder="text-80"))
+    _, around = committed(model="logistic", point=(-2.0, 0.0))
+    with pytest.raises(StateMismatchError, match=r"around the point \[-2.0, 0.0\], the policy has \[0.0, 0.0\]"):
+        restore(0, around, rules_of(model="logistic"))
