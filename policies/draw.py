@@ -1,7 +1,7 @@
 """Arms by plain Thompson draws, without their propensities: for simulations, and where nothing is evaluated off-policy.
 
 score_a = x^T m_a + alpha sqrt(x^T V_a x) z_a with an independent z_a for each arm and context, and the largest is shown:
-the same law as sampling theta_a ~ N(m_a, alpha^2 V_a), and as `policies.decide.decide`. Explorers other than Thompson
+the same law as sampling theta_a ~ N(m_a, alpha^2 V_a), and as `policies.decide.decide`. Student arms draw z_a from their t. Explorers other than Thompson
 sampling have probabilities in closed form, and arms are drawn from those; so they are for Student t laws.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from policies.decide import check_contexts, decide, rows_of
 from policies.decide_batch import decide_batch
-from policies.stack import BetaStack, Index, LinearStack, StudentStack
+from policies.stack import BetaStack, Index, LinearStack, StudentStack, dof_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def draw(
     True
     """
     arms = snapshot.stack
-    if isinstance(arms, StudentStack) or not _plain(snapshot):
+    if not _plain(snapshot):
         return decide(snapshot, context, candidates, rng=rng).arm
     rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else candidates
@@ -58,7 +58,8 @@ def draw(
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (snapshot.dimension,))
     mean, sd = arms.scores(x, rows)
-    return names[int(_largest(mean, sd, rng.standard_normal(len(sd)), snapshot.rates["alpha"]))]
+    z = _draws(arms, rows, sd.shape, rng)
+    return names[int(_largest(mean, sd, z, snapshot.rates["alpha"]))]
 
 
 def draw_batch(
@@ -80,7 +81,7 @@ def draw_batch(
     (4,)
     """
     arms = snapshot.stack
-    if isinstance(arms, StudentStack) or not _plain(snapshot):
+    if not _plain(snapshot):
         return decide_batch(snapshot, contexts, candidates, rng=rng).arm
     rows = rows_of(snapshot, candidates)
     x = np.asarray(contexts, np.float64)
@@ -91,7 +92,7 @@ def draw_batch(
         drawn = np.empty(len(x), np.intp)
         for first in range(0, len(x), TOGETHER):
             part = slice(first, first + TOGETHER)
-            drawn[part] = _linear(arms, x[part], rows, snapshot.rates["alpha"], rng)
+            drawn[part] = _gaussian(arms, x[part], rows, snapshot.rates["alpha"], rng)
     epsilon = snapshot.rates["epsilon"]
     if epsilon > 0.0:
         at_random = np.flatnonzero(rng.random(len(x)) < epsilon)
@@ -104,12 +105,26 @@ def _plain(snapshot: Snapshot) -> bool:
     return snapshot.explorer == "thompson" and snapshot.rates["alpha"] > 0.0
 
 
-def _linear(arms: LinearStack, x: FloatArray, rows: Index | None, alpha: float, rng: np.random.Generator) -> Index:
-    mean, sd = arms.rough_scores(np.ascontiguousarray(x.T), rows)
-    return np.asarray(_largest(mean, sd, rng.standard_normal(sd.shape, dtype=np.float32), alpha), np.intp)
+def _gaussian(
+    arms: LinearStack | StudentStack, x: FloatArray, rows: Index | None, alpha: float, rng: np.random.Generator
+) -> Index:
+    linear = arms.linear if isinstance(arms, StudentStack) else arms
+    mean, sd = linear.rough_scores(np.ascontiguousarray(x.T), rows)
+    return np.asarray(_largest(mean, sd, _draws(arms, rows, sd.shape, rng), alpha), np.intp)
 
 
-def _largest(mean: FloatArray, sd: npt.NDArray[np.floating], z: npt.NDArray[np.floating], alpha: float) -> Any:
+def _draws(
+    arms: LinearStack | StudentStack, rows: Index | None, shape: tuple[int, ...], rng: np.random.Generator
+) -> Any:
+    """(C,) or (C, n) draws with the mean 0 and the variance 1: normal, or Student t of each arm's degrees of freedom."""
+    dof = dof_of(arms, rows)
+    if dof is None:
+        return rng.standard_normal(shape, dtype=np.float32)
+    dof = dof.reshape(-1, *[1] * (len(shape) - 1))
+    return rng.standard_t(np.broadcast_to(dof, shape)) * np.sqrt((dof - 2.0) / dof)
+
+
+def _largest(mean: FloatArray, sd: npt.NDArray[np.floating], z: Any, alpha: float) -> Any:
     """Index along the first axis of the largest mean + alpha sd z; z is changed."""
     z *= alpha
     z *= np.maximum(sd, LEAST)

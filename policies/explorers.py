@@ -152,8 +152,8 @@ EXPLORERS: Mapping[str, Explorer] = MappingProxyType(
         "thompson": Explorer(law=_thompson, rate="alpha", default=0.3),
         "ucb": Explorer(law=lambda at, alpha: best(at.mean + alpha * at.sd), rate="alpha", default=1.0),
         "epsilon-greedy": Explorer(law=lambda at, _: best(at.mean), rate="epsilon", default=0.0),
-        "softmax": Explorer(law=lambda at, tau: softmax(at.mean, tau), rate="tau", default=0.05, positive=True),
-        "squarecb": Explorer(law=squarecb, rate="gamma_scale", default=1.0),
+        "softmax": Explorer(law=lambda at, tau: softmax(at.mean, tau), rate="tau", default=0.02, positive=True),
+        "squarecb": Explorer(law=squarecb, rate="gamma_scale", default=10.0),
         "explore-first": Explorer(law=explore_first, rate="first", default=1000.0),
         "uncertainty": Explorer(law=lambda at, power: uncertainty(at.sd, power), rate="power", default=1.0),
     }
@@ -163,8 +163,9 @@ EXPLORERS: Mapping[str, Explorer] = MappingProxyType(
     thompson, ucb   alpha        width in posterior standard deviations; 0 is greedy. Thompson's default of 0.3 is what
                                  measured best: at 1 the regret is 1.7 times as large (benchmarks/regret.py)
     epsilon-greedy  epsilon      the floor's share, 0 to 1
-    softmax         tau          temperature in the reward's unit; towards 0 greedy
-    squarecb        gamma_scale  greediness, gamma = gamma_scale sqrt(count)/noise_sd; 0 is uniform
+    softmax         tau          temperature in the reward's unit; towards 0 greedy. 0.02 suits clicks; set it for others
+    squarecb        gamma_scale  greediness, gamma = gamma_scale sqrt(count)/noise_sd; 0 is uniform. From 10 to 30 the
+                                 regret was least at click rates of 50% and of 10%
     explore-first   first        number of impressions before it is greedy
     uncertainty     power        of the standard deviation; 0 is uniform
 """

@@ -64,8 +64,10 @@ def estimate(mean: FloatArray, sd: FloatArray, arm: int, *, rng: np.random.Gener
     True
     """
     others = np.arange(len(mean)) != arm
-    z = rng.standard_normal((draws, len(mean) - 1), dtype=np.float32)
-    rivals = (mean[others] + sd[others] * z).max(axis=1)
+    draws_ahead = rng.standard_normal((draws, len(mean) - 1), dtype=np.float32)
+    draws_ahead *= sd[others].astype(np.float32)
+    draws_ahead += (mean[others] - mean[arm]).astype(np.float32)
+    ahead = draws_ahead.max(axis=1).astype(np.float64)  # of the arm's mean
     if sd[arm] == 0.0:
-        return float((rivals < mean[arm]).mean())
-    return float(ndtr((mean[arm] - rivals) / sd[arm]).mean())
+        return float((ahead < 0.0).mean())
+    return float(ndtr(-ahead / sd[arm]).mean())

@@ -35,7 +35,9 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["linear", "hybrid", "student", "logistic", "beta"] = Field("linear", description="what is learned for each arm")
+    model: Literal["linear", "hybrid", "student", "logistic", "beta"] = Field(
+        "linear", description="what is learned for each arm"
+    )
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
@@ -56,8 +58,8 @@ class PolicySettings(BaseModel):
     alpha: Rate | None = Field(
         None, description="width of the exploration; 0 is greedy; left out, it is 0.3 for thompson and 1 for ucb"
     )
-    tau: Rate = Field(0.05, gt=0, description="temperature of softmax, in the reward's unit; towards 0 it is greedy")
-    gamma_scale: Rate = Field(1.0, description="greediness of squarecb; 0 is uniform")
+    tau: Rate = Field(0.02, gt=0, description="temperature of softmax, in the reward's unit; towards 0 it is greedy")
+    gamma_scale: Rate = Field(10.0, description="greediness of squarecb; 0 is uniform")
     first: Rate = Field(1000.0, description="impressions that explore-first shows at random before it is greedy")
     power: Rate = Field(1.0, description="power of the standard deviation that uncertainty goes by; 0 is uniform")
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")

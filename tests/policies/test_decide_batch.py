@@ -11,8 +11,12 @@ from policies.batch import FloatArray
 from policies.decide import law
 from policies.decide_batch import decide_batch, law_batch
 from policies.draw import draw, draw_batch
+from policies.empirical_bayes import fit
 from policies.explorers import EXPLORERS
+from policies.model import MODELS, make_model
+from policies.snapshot import build
 from tests.policies import test_monte_carlo as many
+from tests.policies.batches import dyadic
 from tests.policies.test_decide import CANDIDATES, X, snapshot
 
 CONTEXTS = np.random.default_rng(1).normal(size=(40, 3))
@@ -43,6 +47,24 @@ def test_arms_are_drawn_with_the_propensities_that_are_returned(explorer: str, m
     for arms in (decided.arm, drawn):
         share = np.bincount(arms, minlength=3) / N
         assert (np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / N) + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_draws_by_its_law(name: str) -> None:
+    """Single laws, laws in batches, and the shares of plain draws agree."""
+    model = make_model(name, dimension=3)
+    sums = model.update({}, dyadic(11, 90))
+    prior = fit(
+        {arm: model.at(one, now_ms=0) for arm, one in sums.items()}, None, model=name, dimension=3, intercept=None
+    )
+    front = build("front", model=model, sums=sums, prior=prior, version=1, previous=None, time_ms=0, now_ms=0)
+    assert law_batch(front, CONTEXTS) == pytest.approx(np.array([law(front, x) for x in CONTEXTS]), abs=2e-6)
+    p, drawn = law(front, X), draw_batch(front, np.tile(X, (N, 1)), rng=np.random.default_rng(8))
+    share = np.bincount(drawn, minlength=4) / N
+    assert (np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / N) + 2e-6).all()
+    singly = [draw(front, X, rng=np.random.default_rng(seed)) for seed in range(300)]
+    for arm, chance in zip(front.names, p, strict=True):
+        assert singly.count(arm) / 300 == pytest.approx(chance, abs=5 * np.sqrt(chance * (1 - chance) / 300) + 1e-6)
 
 
 def test_shares_would_tell_another_law() -> None:
