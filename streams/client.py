@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.decide import Kind, decide
+from policies.features import FeatureError
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
 from streams.producer import EventProducer
@@ -30,6 +31,7 @@ from streams.producer import EventProducer
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from policies.features import Value
     from policies.snapshot import Snapshot
     from streams.delivery import Delivery, Stats
     from streams.settings import Settings
@@ -173,7 +175,7 @@ class PolicyClient:
     def decide(
         self,
         policy: str,
-        context: Sequence[float] | FloatArray,
+        context: Sequence[float] | FloatArray | Mapping[str, Value],
         candidates: Sequence[str] | None = None,
         *,
         slot: str,
@@ -184,7 +186,8 @@ class PolicyClient:
 
         Args:
             policy: whose snapshot decides.
-            context: (d,) of the policy's dimension; logged as it is.
+            context: (d,) of the policy's dimension, logged as it is; or the values of the policy's features by name,
+                which compile to it (see `policies.features`).
             candidates: arms to choose from; None is all that the snapshot has.
             slot: name of the place.
             unit: who sees it, if that is logged.
@@ -192,11 +195,13 @@ class PolicyClient:
 
         Raises:
             NoSnapshot: the fallback decides and has no arm to choose.
+            FeatureError: a feature that the policy does not have, or that is missing; or the snapshot was learned from
+                features other than those of the settings.
             ValueError: the context has another length or a number that is not finite; no candidate, or one twice.
         """
-        x = np.asarray(context, np.float64)
         now_s = self._clock()
         snapshot = self._snapshots.get(policy)
+        x = self._vector(policy, context, snapshot)
         law: FloatArray | None
         kind: Kind = "exact"
         if snapshot is not None and not self._too_old(snapshot, now_s):
@@ -221,6 +226,25 @@ class PolicyClient:
             unit=unit,
             propensity_kind=kind,
         )
+
+    def _vector(
+        self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
+    ) -> FloatArray:
+        known = self._settings.policies.get(policy)
+        declared = None if known is None else known.fingerprint
+        if declared is not None and snapshot is not None and snapshot.encoder != declared:
+            raise FeatureError(
+                f"snapshot {snapshot.version} of policy {policy!r} was learned from contexts of {snapshot.encoder!r}, the "
+                f"settings here make {declared!r}: give learner, publisher and ad servers the same features"
+            )
+        if not isinstance(context, Mapping):
+            return np.asarray(context, np.float64)
+        if known is None or known.features is None:
+            raise FeatureError(
+                f"policy {policy!r} has no named features in the settings: declare [policies.{policy}.features], "
+                "or give the context as a vector"
+            )
+        return known.features.features.vector(context)
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s

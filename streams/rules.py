@@ -40,6 +40,6 @@ def model(policy: PolicySettings) -> Model:
         dimension=policy.dimension,
         half_life_s=policy.half_life_s,
         delays_s=policy.delays_s,
-        encoder=policy.encoder,
+        encoder=policy.fingerprint,
         point=policy.point,
     )

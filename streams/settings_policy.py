@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from policies.explorers import EXPLORERS
 from streams.settings_errors import SettingsError, did_you_mean
+from streams.settings_features import FeatureSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +82,22 @@ class PolicySettings(BaseModel):
     point: tuple[Weight, ...] = Field(
         (), description="model logistic: weights, one for each feature, around which it is linearised; empty for zeros"
     )
+    features: FeatureSettings | None = Field(
+        None, description="named features that make the context; dimension and intercept follow from them"
+    )
     arms: tuple[str, ...] = Field((), description="arms that exist before any impression")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dimension_of_features(cls, given: Any) -> Any:
+        """What features imply, where it is not given; features that are wrong are left to their own errors."""
+        if not isinstance(given, dict) or given.get("features") is None:
+            return given
+        try:
+            features = FeatureSettings.model_validate(given["features"]).features
+        except ValidationError:
+            return given
+        return {"dimension": features.dimension, "intercept": 0 if features.intercept else None} | given
 
     @field_validator("window_s", "half_life_s", "delays_s")
     @classmethod
@@ -143,6 +167,28 @@ class PolicySettings(BaseModel):
                 "scale them, or set model = 'linear'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> Self:
+        if self.features is None:
+            return self
+        features = self.features.features
+        wanted = {"dimension": features.dimension, "intercept": 0 if features.intercept else None}
+        wrong = [name for name, value in wanted.items() if getattr(self, name) != value]
+        if wrong:
+            name = wrong[0]
+            raise ValueError(f"{name} = {getattr(self, name)}: the features make it {wanted[name]}; leave {name} out")
+        if self.model == "beta" or self.encoder is not None:
+            raise ValueError(
+                f"features with model = {self.model!r} and encoder = {self.encoder!r}: allowed are models with a context, "
+                "and no other encoder, because the features' own fingerprint stands there; leave one of them out"
+            )
+        return self
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of what makes the contexts, features or encoder; None if nothing is declared."""
+        return self.encoder if self.features is None else self.features.features.fingerprint
 
     @property
     def rates(self) -> dict[str, float]:
