@@ -241,6 +241,20 @@ def check(explorer: str, rates: Mapping[str, float]) -> dict[str, float]:
     return complete
 
 
+def check_known(explorer: str, rates: Mapping[str, float]) -> None:
+    """Raise ValueError unless `explore` can use what a record says; rates that a later writer has added are passed over.
+
+    >>> check_known("ucb", {"alpha": 1.0, "epsilon": 0.0, "later": 7.0})
+    >>> check_known("ucb", {"epsilon": 0.0})
+    Traceback (most recent call last):
+    ValueError: explorer 'ucb' needs alpha and epsilon; its rates are {'epsilon': 0.0}
+    """
+    needed = {EXPLORERS[explorer].rate, "epsilon"} if explorer in EXPLORERS else set()
+    if not needed <= rates.keys():
+        raise ValueError(f"explorer {explorer!r} needs {' and '.join(sorted(needed))}; its rates are {dict(rates)}")
+    check(explorer, {name: rates[name] for name in needed})
+
+
 def floor(p: FloatArray, epsilon: float) -> FloatArray:
     """(1 - epsilon) p + epsilon/K: every arm keeps at least epsilon/K."""
     return p if epsilon == 0.0 else (1.0 - epsilon) * p + epsilon / p.shape[-1]

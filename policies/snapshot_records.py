@@ -35,6 +35,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.explorers import check_known
 from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.records import from_bytes, to_bytes
 from policies.sums import RecordError
@@ -270,9 +271,15 @@ def decode_head(data: bytes) -> Head:
         prior = _prior(record.prior, record.dimension)
         if not isinstance(prior, PRIORS[record.model]):
             raise RecordError(f"it is a {type(prior).__name__}, the model is {record.model!r}")
-        return Head(**{**values, "prior": prior})
     except ValueError as error:
         raise RecordError(f"the head of policy {record.policy!r} has an impossible prior: {error}") from error
+    try:
+        check_known(record.explorer, record.rates)
+    except ValueError as error:
+        raise RecordError(
+            f"the head of policy {record.policy!r} cannot be decided from: {error}; upgrade this reader if it is older"
+        ) from error
+    return Head(**{**values, "prior": prior})
 
 
 def _decode(data: bytes, kind: type[Any], what: str) -> Any:

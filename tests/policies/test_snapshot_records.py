@@ -152,6 +152,26 @@ OTHERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("explorer", "rates", "reason"),
+    [
+        ("later", {"epsilon": 0.0}, "no explorer 'later'.*upgrade this reader"),
+        ("ucb", {"epsilon": 0.0}, "needs alpha and epsilon"),
+        ("ucb", {"alpha": -1.0, "epsilon": 0.0}, "alpha = -1.0"),
+    ],
+)
+def test_a_head_that_nobody_can_decide_from_is_refused(explorer: str, rates: dict[str, float], reason: str) -> None:
+    """When it is read, not at the first decision."""
+    with pytest.raises(RecordError, match=reason):
+        decode_head(encode_head_record(replace(HEAD, explorer=explorer, rates=rates)))
+
+
+def test_rates_that_a_later_writer_adds_are_passed_over() -> None:
+    """They are kept, and the explorer's own decide."""
+    rates = {"alpha": 1.0, "epsilon": 0.0, "later": 7.0}
+    assert decode_head(encode_head_record(replace(HEAD, rates=rates))).rates == rates
+
+
 def test_the_checksum_covers_every_field() -> None:
     """Each field of head and arm changes it, and a field without an example here fails."""
     whole = checksum(HEAD, {"a": LINEAR})
