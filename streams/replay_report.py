@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
+from scipy.special import expit
 
 from policies.empirical_bayes import fit
 from policies.posterior import ArmPosterior, BetaPosterior, posterior
@@ -80,6 +81,9 @@ def _arms(effective: Mapping[str, Effective], chosen: PolicySettings, x: FloatAr
     arms = {}
     for name, sums in effective.items():
         mean, sd = _moments(posterior(prior, sums), x)
+        if chosen.model == "logistic":  # by the delta method: the posterior is on the logit scale
+            mean = float(expit(mean))
+            sd *= mean * (1.0 - mean)
         arms[name] = LearnedArm(
             impressions=sums.count,
             reward=sums.reward,

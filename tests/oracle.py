@@ -19,15 +19,26 @@ ARMS = [f"ad-{i}" for i in range(5)]
 WINDOW_S = 20.0
 EARLY_S = 2.0
 GRACE_S = 30.0
-CONFIG = f"""
+WORTH = {"click": 1.0, "buy": 4.0}
+CHANCE = {"click": 0.25, "buy": 1.0}
+"""What the model logistic takes: no outcome is worth more than 1."""
+
+
+def config(model: str = "linear") -> str:
+    """The policy's settings."""
+    worth = CHANCE if model == "logistic" else WORTH
+    return f"""
 [policies.{POLICY}]
-model = "linear"
+model = "{model}"
 dimension = {DIMENSION}
 window_s = {WINDOW_S}
 early_s = {EARLY_S}
 grace_s = {GRACE_S}
-outcomes = {{ click = 1.0, buy = 4.0 }}
+outcomes = {{ click = {worth["click"]}, buy = {worth["buy"]} }}
 """
+
+
+CONFIG = config()
 
 
 @dataclass(frozen=True)
@@ -98,8 +109,15 @@ def traffic(seed: int, impressions: int, *, start_ms: int, step_ms: float = 5.0,
     return Traffic([event for _, event in timed])
 
 
-def fold(events: list[Impression | Outcome]) -> tuple[dict[str, ArmSums], set[tuple[str, str, str]]]:
-    """Sums by arm and the outcomes that count, by set semantics."""
+def fold(
+    events: list[Impression | Outcome], model: str = "linear"
+) -> tuple[dict[str, ArmSums], set[tuple[str, str, str]]]:
+    """Sums by arm and the outcomes that count, by set semantics.
+
+    Logistic around zero: each impression adds x x^T / 4 to A and -x/2 to b. Beta has neither.
+    """
+    worth = CHANCE if model == "logistic" else WORTH
+    curvature, pull = (0.25, 0.5) if model == "logistic" else (1.0, 0.0)
     shown: dict[tuple[str, str], Impression] = {}
     for event in events:
         if isinstance(event, Impression):
@@ -109,7 +127,8 @@ def fold(events: list[Impression | Outcome]) -> tuple[dict[str, ArmSums], set[tu
         x = np.array(impression.context)
         arm = sums.setdefault(impression.arm, ArmSums())
         arm.n += 1
-        arm.A += np.outer(x, x)
+        arm.A += curvature * np.outer(x, x)
+        arm.b -= pull * x
     counted: set[tuple[str, str, str]] = set()
     for event in events:
         if isinstance(event, Impression) or (event.decision_id, event.slot) not in shown:
@@ -119,7 +138,10 @@ def fold(events: list[Impression | Outcome]) -> tuple[dict[str, ArmSums], set[tu
         if key in counted or not -EARLY_S * 1000 <= event.ts - impression.ts < WINDOW_S * 1000:
             continue
         counted.add(key)
-        reward = {"click": 1.0, "buy": 4.0}[event.kind] * event.value
+        reward = worth[event.kind] * event.value
         sums[impression.arm].reward += reward
         sums[impression.arm].b += reward * np.array(impression.context)
+    if model == "beta":
+        for arm in sums.values():
+            arm.b, arm.A = np.zeros(0), np.zeros(0)
     return sums, counted

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from policies.model import MODELS
 from streams.events import Impression, Outcome
 from streams.failpoints import POINTS
 from tests.loop import Loop, assert_conserved, assert_exact, assert_matured_once
-from tests.oracle import CONFIG, fold, traffic
+from tests.oracle import config, fold, traffic
 
 QUICK_KILLS = 5
 WHOLE_KILLS = 20
@@ -40,11 +41,13 @@ def hour_ago_ms() -> int:
     return int(time.time() * 1000) - 3_600_000
 
 
-def killed_again_and_again(bootstrap: str, prefix: str, folder: Path, *, kills: int, seed: int) -> None:
+def killed_again_and_again(
+    bootstrap: str, prefix: str, folder: Path, *, kills: int, seed: int, model: str = "linear"
+) -> None:
     """One run: load, `kills` deaths at seeded moments, half of them at fail-points, then the comparison."""
     rng = random.Random(seed)
     events = traffic(seed, 3_000 * kills, start_ms=hour_ago_ms()).events
-    with Loop(bootstrap, prefix, folder, CONFIG, checkpoint_interval_s=0.15) as loop:
+    with Loop(bootstrap, prefix, folder, config(model), checkpoint_interval_s=0.15) as loop:
         load = Load(loop, events, seconds=2.0 * kills)
         for number in range(kills):
             if number % 2 == 0:
@@ -58,7 +61,7 @@ def killed_again_and_again(bootstrap: str, prefix: str, folder: Path, *, kills: 
         loop.start("one")
         load.join(timeout=120)
         loop.wait_covered()
-        truth, counted = fold(events)
+        truth, counted = fold(events, model)
         assert_exact(loop, truth, counted)
         assert_conserved(loop, sum(isinstance(event, Outcome) for event in events))
         assert_matured_once(loop)
@@ -71,6 +74,14 @@ def test_killed_at_random_moments_and_between_the_steps(
 ) -> None:
     """A few deaths, at random moments and between the steps of a checkpoint, change nothing."""
     killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=seed)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "linear"])
+def test_every_models_sums_are_exact(both_brokers: str, prefix: str, tmp_path: Path, model: str) -> None:
+    """The same for each posterior, bit for bit: the logistic one around zero has dyadic weights."""
+    killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=1, model=model)
 
 
 @pytest.mark.whole

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from policies.sums import Effective
 from streams import topics
 from streams.checkpoints import behind
 from streams.delivery import NotDelivered
@@ -26,6 +27,7 @@ from streams.logged_values import milliseconds, truth
 from streams.mapping import fit_columns
 from streams.replay import ReplayError, run_replay
 from streams.replay_order import Chunk, chunks
+from streams.replay_report import _arms
 from streams.replay_send import Sender
 from streams.settings import PolicySettings, Settings, SettingsError
 from streams.sums import read_sums
@@ -418,6 +420,19 @@ def test_local_replay_needs_no_broker_no_learner_and_no_settings(
     shown = capsys.readouterr().out
     assert "sent 200 impressions" in shown
     assert "what policy new learned: 5 arms" in shown
+
+
+def test_logistic_arms_are_told_as_rates() -> None:
+    """Mean and sd of the report are of the reward, not of its logit."""
+    chosen = PolicySettings(model="logistic", dimension=1, intercept=0, point=(-2.0,))
+    effective = {
+        "a": Effective(n_eff=1e6, count=1e6, reward=1e5, square=1e5, b=np.zeros(1), A=np.full((1, 1), 1e5)),
+        "b": Effective(n_eff=1e6, count=1e6, reward=1e5, square=1e5, b=np.full(1, -2e5), A=np.full((1, 1), 1e5)),
+    }
+    told = _arms(effective, chosen, np.ones(1))
+    assert told["a"].mean == pytest.approx(0.5, abs=1e-3)
+    assert told["a"].sd == pytest.approx(0.25 / np.sqrt(1e5), rel=1e-3)
+    assert told["b"].mean == pytest.approx(1 / (1 + np.exp(2.0)), rel=1e-3)
 
 
 def test_without_a_learner_waiting_ends_and_says_what_to_start(local_broker: str, prefix: str, tmp_path: Path) -> None:
