@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.robust import bounded
 from streams.decoded import Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
 from streams.pending import Chunk, Pending, Seen
@@ -35,13 +36,18 @@ CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A policy's attribution rules; times in ms."""
+    """A policy's attribution rules; times in ms. ``bounds``: least and largest reward of one impression, None for any."""
 
     window_ms: int
     early_ms: int
     grace_ms: int
     outcomes: Mapping[str, float]
     aggregate: Aggregate = "sum"
+    bounds: tuple[float, float] | None = None
+
+    def reward(self, seen: Sequence[Seen]) -> float:
+        """The reward of an impression from the outcomes that count."""
+        return bounded(aggregate(seen, self.aggregate), self.bounds)
 
     @property
     def hold_ms(self) -> int:
@@ -230,7 +236,7 @@ class Join:
             chunk.oldest_click = click.offset
         self._count("joined" if inside else "late", counted)
         if inside and counted:
-            old, new = aggregate(seen, window.aggregate), aggregate(after, window.aggregate)
+            old, new = window.reward(seen), window.reward(after)
             changes.joined.append(
                 Joined(
                     click,
@@ -256,13 +262,13 @@ class Join:
         reward = np.zeros(len(rows))
         outcomes = np.zeros(len(rows), np.int32)
         if chunk.seen:
-            how = self.windows[chunk.policy].aggregate
+            window = self.windows[chunk.policy]
             positions = np.fromiter(chunk.seen, np.int64, len(chunk.seen))
             at = np.minimum(np.searchsorted(rows, positions), len(rows) - 1)
             leaves = rows[at] == positions
             for i, position in zip(at[leaves].tolist(), positions[leaves].tolist(), strict=True):
                 seen = chunk.seen[position]
-                reward[i] = aggregate(seen, how)
+                reward[i] = window.reward(seen)
                 outcomes[i] = sum(other.reward is not None for other in seen)
         return Matured(chunk, rows, reward, outcomes)
 

@@ -18,6 +18,9 @@ def rules(settings: Settings) -> Rules:
         windows={name: window(policy) for name, policy in policies.items()},
         models={name: model(policy) for name, policy in policies.items()},
         matured_share={name: policy.matured_share for name, policy in policies.items()},
+        feature_limit={
+            name: policy.feature_limit for name, policy in policies.items() if policy.feature_limit is not None
+        },
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 
@@ -30,6 +33,7 @@ def window(policy: PolicySettings) -> Window:
         grace_ms=round(policy.grace_s * 1000),
         outcomes=policy.outcomes,
         aggregate=policy.aggregate,
+        bounds=policy.reward_bounds,
     )
 
 

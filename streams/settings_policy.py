@@ -61,6 +61,14 @@ class PolicySettings(BaseModel):
     aggregate: Literal["sum", "max", "min", "earliest", "count"] = Field(
         "sum", description="how several outcomes of one impression become its reward"
     )
+    reward_bounds: tuple[Weight, Weight] | None = Field(
+        None, description="least and largest reward of one impression, 0 among them; rewards beyond are cut to these"
+    )
+    feature_limit: Rate | None = Field(
+        None,
+        gt=0,
+        description="contexts enter the sums with each component cut to this on either side of 0; left out: as they are",
+    )
     explorer: Literal["thompson", "ucb", "epsilon-greedy", "softmax", "squarecb", "explore-first", "uncertainty"] = (
         Field("thompson", description="how arms are chosen")
     )
@@ -120,6 +128,16 @@ class PolicySettings(BaseModel):
         if "" in outcomes:
             raise ValueError(f"outcomes = {outcomes}: a kind must not be the empty string; give it a name or remove it")
         return outcomes
+
+    @field_validator("reward_bounds")
+    @classmethod
+    def _bounds_hold_zero(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and not (bounds[0] <= 0.0 <= bounds[1] and bounds[0] < bounds[1]):
+            raise ValueError(
+                f"reward_bounds = {list(bounds)}: must be the least and the largest reward with 0 among them, "
+                "because an impression without an outcome has the reward 0; for example [0, 5]"
+            )
+        return bounds
 
     @field_validator("arms")
     @classmethod

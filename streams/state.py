@@ -15,6 +15,7 @@ import numpy as np
 
 from policies.batch import Batch
 from policies.model import Model, Sums
+from policies.robust import clip_contexts
 from streams.dead_letters import letters
 from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
@@ -54,13 +55,17 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Everything a partition needs to know of the policies, and how to name what it decodes."""
+    """Everything a partition needs to know of the policies, and how to name what it decodes.
+
+    ``feature_limit``: of the policies that have one, what a context's components are cut to.
+    """
 
     decoder: Decoder
     windows: Mapping[str, Window]
     models: Mapping[str, Model]
     matured_share: Mapping[str, float]
     topics: Mapping[Side, str]
+    feature_limit: Mapping[str, float] = field(default_factory=dict)
 
     def width(self, policy: str) -> int:
         """Length of the contexts that a policy's rows carry: none for beta."""
@@ -207,7 +212,8 @@ class PartitionState:
         if gathered is None:
             return
         names = self.rules.decoder.arms[policy].list
-        batch, touched = to_batch(gathered, names, self.rules.width(policy))
+        limit = self.rules.feature_limit.get(policy)
+        batch, touched = to_batch(gathered, names, self.rules.width(policy), limit=limit)
         self.sums[policy] = self.rules.models[policy].update(self.sums[policy], batch)
         self._dirty[policy].update(touched)
 
@@ -292,16 +298,18 @@ def sums_key(policy: str | None, partition: int, arm: str | None) -> bytes:
     return msgspec.msgpack.encode([policy, partition, arm])
 
 
-def to_batch(gathered: Gathered, names: Sequence[str], dimension: int) -> tuple[Batch, list[str]]:
-    """Gathered rows as a batch for the model, and the names of the arms it touches."""
+def to_batch(
+    gathered: Gathered, names: Sequence[str], dimension: int, *, limit: float | None = None
+) -> tuple[Batch, list[str]]:
+    """Gathered rows as a batch for the model, contexts cut to ``limit``, and the names of the arms it touches."""
     groups, joined = gathered.impressions, gathered.joined
     batch = Batch(
         arms=tuple(names),
         arm=_concatenate([group.arm for group in groups], np.intp),
-        x=_concatenate([group.x for group in groups], None, dimension),
+        x=clip_contexts(_concatenate([group.x for group in groups], None, dimension), limit),
         ts=_concatenate([group.ts for group in groups], np.int64),
         reward_arm=np.array([row.arm for row in joined], np.intp),
-        reward_x=np.array([row.x for row in joined], np.float64).reshape(len(joined), dimension),
+        reward_x=clip_contexts(np.array([row.x for row in joined], np.float64).reshape(len(joined), dimension), limit),
         reward_ts=np.array([row.impression_ts for row in joined], np.int64),
         reward=np.array([row.change for row in joined], np.float64),
         square=np.array([row.square for row in joined], np.float64),
