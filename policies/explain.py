@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.beta_thompson import beta_moments
+from policies.closed_forms import best
 from policies.decide import check_contexts, law, rows_of
-from policies.explorers import best
 from policies.stack import BetaStack, StudentStack
 
 if TYPE_CHECKING:

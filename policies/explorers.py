@@ -3,9 +3,8 @@
 What is logged is then exact by construction; an error of the quadrature only perturbs the policy. EXPLORERS lists them,
 each with its one rate; over any of them lies the floor (1 - epsilon) p + epsilon/K.
 
-Sources: Thompson sampling, Agrawal & Goyal 2013; UCB, Li et al. 2010; softmax, Sutton & Barto 2018, section 2.8;
-SquareCB, Foster & Rakhlin 2020, section 3 (inverse gap weighting, Abe & Long 1999); explore-first, Lattimore &
-Szepesvari 2020, chapter 6; uncertainty sampling, Settles 2009, section 3.1.
+Sources: Thompson sampling, Agrawal & Goyal 2013; UCB, Li et al. 2010; SquareCB, Foster & Rakhlin 2020, section 3;
+explore-first, Lattimore & Szepesvari 2020, chapter 6; the others in policies/closed_forms.py.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from policies.closed_forms import best, inverse_gap, normed, softmax, uncertainty
 from policies.thompson import thompson
 from policies.thompson_batch import thompson_batch
 from policies.thompson_student import thompson_student
@@ -67,43 +66,6 @@ class Explorer:
     positive: bool = False
 
 
-def best(scores: npt.NDArray[np.floating]) -> FloatArray:
-    """(..., K) equal parts for the arms with the largest score.
-
-    >>> import numpy as np
-    >>> best(np.array([1.0, 2.0, 2.0])).tolist()
-    [0.0, 0.5, 0.5]
-    """
-    top = scores == scores.max(axis=-1, keepdims=True)
-    p: FloatArray = top / np.count_nonzero(top, axis=-1, keepdims=True)
-    return p
-
-
-def softmax(mean: FloatArray, tau: float) -> FloatArray:
-    """(..., K) p_a proportional to exp(mean_a/tau); tau, above zero, has the reward's unit.
-
-    >>> import numpy as np
-    >>> softmax(np.array([0.0, np.log(3.0)]), 1.0).round(6).tolist()
-    [0.25, 0.75]
-    """
-    gap = np.minimum(mean.max(axis=-1, keepdims=True) - mean, 745.0 * tau)  # exp(-745) is the smallest above zero
-    return _normed(np.exp(-gap / tau))
-
-
-def inverse_gap(mean: FloatArray, gamma: float) -> FloatArray:
-    """(..., K) 1/(K + gamma (max - mean_a)) for all but the best arms, which share the rest; gamma in 1/reward.
-
-    >>> import numpy as np
-    >>> inverse_gap(np.array([0.0, 0.2]), 10.0).tolist()
-    [0.25, 0.75]
-    """
-    gap = mean.max(axis=-1, keepdims=True) - mean
-    top = gap == 0.0
-    p = np.where(top, 0.0, 1.0 / (mean.shape[-1] + gamma * gap))
-    rest: FloatArray = (1.0 - p.sum(axis=-1, keepdims=True)) / np.count_nonzero(top, axis=-1, keepdims=True)
-    return np.where(top, rest, p)
-
-
 def squarecb(scores: Scores, gamma_scale: float) -> FloatArray:
     """(..., K) inverse gap weighting with gamma = gamma_scale sqrt(count)/noise_sd, so that the rate has no unit."""
     return inverse_gap(scores.mean, gamma_scale * math.sqrt(scores.count) / scores.noise_sd)
@@ -111,26 +73,7 @@ def squarecb(scores: Scores, gamma_scale: float) -> FloatArray:
 
 def explore_first(scores: Scores, first: float) -> FloatArray:
     """(..., K) uniform until `first` impressions have been learned from, the best arms from then on."""
-    return _normed(np.ones(scores.mean.shape)) if scores.count < first else best(scores.mean)
-
-
-def uncertainty(sd: FloatArray, power: float) -> FloatArray:
-    """(..., K) p_a proportional to sd_a^power: shows the arms that most is to be learned of, whatever they bring.
-
-    Power 0 is uniform, 1 Neyman's allocation, large powers the least certain arm.
-
-    >>> import numpy as np
-    >>> uncertainty(np.array([1.0, 3.0, 0.0]), 1.0).tolist()
-    [0.25, 0.75, 0.0]
-    """
-    largest = sd.max(axis=-1, keepdims=True)
-    return _normed(np.where(largest > 0.0, (sd / np.where(largest > 0.0, largest, 1.0)) ** power, 1.0))
-
-
-def _normed(parts: FloatArray) -> FloatArray:
-    """The last axis made to sum to one."""
-    p: FloatArray = parts / parts.sum(axis=-1, keepdims=True)
-    return p
+    return normed(np.ones(scores.mean.shape)) if scores.count < first else best(scores.mean)
 
 
 def _thompson(scores: Scores, alpha: float) -> FloatArray:

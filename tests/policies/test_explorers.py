@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.batch import FloatArray
-from policies.explorers import EXPLORERS, Scores, best, explore, probabilities, uncertainty
+from policies.closed_forms import best, uncertainty
+from policies.explorers import EXPLORERS, Scores, explore, probabilities
 
 DRAWS = 1_000_000
 CHUNK = 100_000
