@@ -1,21 +1,19 @@
 """Linear-Gaussian sums, disjoint arms: A = sum w x x^T and b = sum w r x of every arm (Li et al. 2010, section 3.1).
 
-Symmetric matrices are held as their upper triangle row by row, d (d + 1)/2 numbers. The record is that of
-policies/records.py with b (d numbers), A, and an A in every pending accumulator.
+What sums are, how they add and how they are written: policies/linear_sums.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
-from policies import records
 from policies.batch import FloatArray
-from policies.decay import EARLIEST_MS, Decay, forgetting, pending
+from policies.decay import EARLIEST_MS, forgetting, pending
+from policies.linear_sums import LinearSums, Waiting, decode, encode, merge, negative
 from policies.rows import Touched, total_weight
-from policies.sums import VERSION, Effective
+from policies.sums import Effective
 from policies.triangle import unpack_symmetric, upper_positions
 
 if TYPE_CHECKING:
@@ -24,32 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from policies.batch import Batch
-
-
-class Waiting(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Pending rows of one arm, at a landmark of their own: n = sum w, A = sum w x x^T (upper triangle)."""
-
-    landmark_ms: int
-    n: float
-    A: FloatArray
-
-
-class LinearSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Sums of one arm; see `policies.sums.Sums`.
-
-    b: (d,), A: (d (d + 1)/2,); `pending` has one entry for each delay; `encoder` is the fingerprint of what made x.
-    """
-
-    n: float
-    count: float
-    reward: float
-    square: float
-    landmark_ms: int
-    newest_ms: int
-    b: FloatArray
-    A: FloatArray
-    pending: tuple[Waiting, ...] = ()
-    encoder: str | None = None
 
 
 class LinearModel:
@@ -222,75 +194,24 @@ class LinearModel:
                     f"sums are of the encoder {sums.encoder!r}, the model is of {self.encoder!r}: vectors of different "
                     "encoders cannot be added; learn anew under another policy name, beside the old one until it has enough data"
                 )
-        landmark_ms = max(left.landmark_ms, right.landmark_ms)
-        p = self._decay.weight(since_ms=left.landmark_ms - landmark_ms)
-        q = self._decay.weight(since_ms=right.landmark_ms - landmark_ms)
-        return LinearSums(
-            n=p * left.n + q * right.n,
-            count=left.count + right.count,
-            reward=p * left.reward + q * right.reward,
-            square=p * left.square + q * right.square,
-            landmark_ms=landmark_ms,
-            newest_ms=max(left.newest_ms, right.newest_ms),
-            b=_sum(p, left.b, q, right.b),
-            A=_sum(p, left.A, q, right.A),
-            pending=tuple(map(_merge_waiting, self._waits, left.pending, right.pending)),
-            encoder=self.encoder,
-        )
+        return merge(left, right, decay=self._decay, waits=self._waits)
 
     def negative(self, sums: LinearSums) -> LinearSums:
         """What takes these rows back when it is merged; times stay as they are."""
-        return msgspec.structs.replace(
-            sums,
-            n=-sums.n,
-            count=-sums.count,
-            reward=-sums.reward,
-            square=-sums.square,
-            b=-sums.b,
-            A=-sums.A,
-            pending=tuple(Waiting(landmark_ms=p.landmark_ms, n=-p.n, A=-p.A) for p in sums.pending),
-        )
+        return negative(sums)
 
     def encode(self, sums: LinearSums) -> dict[str, object]:
         """Sums as a map that MessagePack can hold; layout in policies/records.py."""
-        return {
-            "v": VERSION,
-            **{name: value for name, value in self._settings().items() if value is not None},
-            "landmark_ms": sums.landmark_ms,
-            "newest_ms": sums.newest_ms,
-            "n": sums.n,
-            "count": sums.count,
-            "reward": sums.reward,
-            "square": sums.square,
-            "b": records.to_bytes(sums.b),
-            "A": records.to_bytes(sums.A),
-            "pending": [{"landmark_ms": p.landmark_ms, "n": p.n, "A": records.to_bytes(p.A)} for p in sums.pending],
-        }
+        return encode(sums, self._settings())
 
     def decode(self, record: Mapping[str, object]) -> LinearSums:
         """Read what `encode` wrote; unknown keys are ignored. Raises RecordError if it cannot be used."""
-        read = records.read(record, self._settings())
-        triangle = len(self._upper)
-        return LinearSums(
-            n=read.n,
-            count=read.count,
-            reward=read.reward,
-            square=read.square,
-            landmark_ms=read.landmark_ms,
-            newest_ms=read.newest_ms,
-            b=records.from_bytes(read.b, self.dimension, what="b"),
-            A=records.from_bytes(read.A, triangle, what="A"),
-            pending=tuple(
-                Waiting(landmark_ms=p.landmark_ms, n=p.n, A=records.from_bytes(p.A, triangle, what="pending A"))
-                for p in read.pending
-            ),
-            encoder=self.encoder,
-        )
+        return decode(record, self._settings(), dimension=self.dimension)
 
     def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
         """Sums as they count at event time `now_ms`, or at the arm's newest event if that is later.
 
-        A_eff = 2^(-(t - L)/H) A - mean over delays of the pending P (science: delay), likewise n_eff.
+        A_eff = 2^(-(t - L)/H) A - mean over delays of the pending P, likewise n_eff.
         """
         now_ms = max(now_ms, sums.newest_ms)
         kept = self._decay.weight(since_ms=sums.landmark_ms - now_ms)
@@ -316,14 +237,3 @@ class LinearModel:
             "delays_s": self.delays_s,
             "encoder": self.encoder,
         }
-
-
-def _sum(p: float, left: FloatArray, q: float, right: FloatArray) -> FloatArray:
-    return (left if p == 1.0 else p * left) + (right if q == 1.0 else q * right)
-
-
-def _merge_waiting(wait: Decay, left: Waiting, right: Waiting) -> Waiting:
-    landmark_ms = max(left.landmark_ms, right.landmark_ms)
-    p = wait.weight(since_ms=left.landmark_ms - landmark_ms)
-    q = wait.weight(since_ms=right.landmark_ms - landmark_ms)
-    return Waiting(landmark_ms=landmark_ms, n=p * left.n + q * right.n, A=_sum(p, left.A, q, right.A))

@@ -30,7 +30,8 @@ import numpy as np
 from scipy.special import expit
 
 from policies import records
-from policies.linear import LinearModel, LinearSums
+from policies.linear import LinearModel
+from policies.linear_sums import LinearSums
 from policies.sums import Effective, RecordError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from policies.batch import Batch
-    from policies.linear import LinearSums
+    from policies.linear_sums import LinearSums
     from policies.sums import Effective
 
 POINT = (-1.0, 0.5, 0.25)

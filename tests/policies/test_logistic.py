@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from policies.decide import law
 from policies.empirical_bayes import fit_logistic
-from policies.linear import LinearSums
+from policies.linear_sums import LinearSums
 from policies.logistic import LogisticModel
 from policies.model import make_model
 from policies.posterior import linear_posterior
