@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from policies.prior import BetaPrior, Prior
+from policies.prior import AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.snapshot_records import (
     BetaArm,
     Head,
@@ -67,6 +67,41 @@ def test_the_bytes_of_version_1_stay_as_they_are() -> None:
     assert linear.same(LINEAR)
     assert (linear.version, beta) == (7, BETA)
     assert decode_head(bytes.fromhex(GOLDEN_HEAD)) == HEAD
+
+
+DOF = "a3646f66 cb4020000000000000"
+GOLDEN_STUDENT = "89" + GOLDEN_LINEAR[2:] + DOF
+NOISE = "a27332 cb3fe0000000000000"
+PRIORS: dict[str, tuple[AnyPrior, str, str]] = {
+    "hybrid": (
+        HybridPrior(mean=np.array([0.0]), factor=np.array([[0.5]]), tau2=np.array([1.0]), s2=0.5),
+        "a6687962726964",
+        "a6666163746f72 c408 000000000000e03f",
+    ),
+    "student": (StudentPrior(mean=np.array([0.0]), tau2=np.array([1.0]), s2=0.5, dof=8.0), "a773747564656e74", DOF),
+    "logistic": (HEAD.prior, "a86c6f676973746963", ""),
+}
+"""Of each model: a prior, the model's name, and what its prior has more than the linear model's."""
+
+
+@pytest.mark.parametrize("model", PRIORS)
+def test_priors_of_other_models_are_the_linear_models_and_more(model: str) -> None:
+    """Golden bytes of heads, in both directions."""
+    prior, name, more = PRIORS[model]
+    golden = GOLDEN_HEAD.replace("a66c696e656172", name)
+    if more:
+        golden = golden.replace("a57072696f72 83", "a57072696f72 84").replace(NOISE, f"{NOISE} {more}")
+    head = replace(HEAD, model=model, prior=prior)
+    assert encode_head_record(head) == bytes.fromhex(golden)
+    assert decode_head(bytes.fromhex(golden)) == head
+
+
+def test_student_arms_have_their_degrees_of_freedom() -> None:
+    """After the factor, and in the checksum."""
+    student = replace(LINEAR, dof=8.0)
+    assert encode_arm("p", "a", student) == bytes.fromhex(GOLDEN_STUDENT)
+    assert decode_arm(bytes.fromhex(GOLDEN_STUDENT)).same(student)
+    assert checksum(HEAD, {"a": student}) != checksum(HEAD, {"a": LINEAR})
 
 
 def added(record: bytes, **more: Any) -> bytes:
