@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Index = npt.NDArray[np.intp]
 
-NUMBERS = 1 << 14
-"""Numbers in an array of the quadrature: a few such arrays stay in a processor's cache."""
+NUMBERS = 1 << 13
+"""Numbers in an array of the quadrature: a few such arrays stay in a processor's cache, and in the allocator's hands."""
 
 
 def thompson_batch(mean: FloatArray, sd: FloatArray) -> FloatArray:
