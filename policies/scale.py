@@ -24,6 +24,9 @@ NU = 4.0
 BIAS_SPREAD, SLOPE_SPREAD = 0.5, 0.3
 """Start of the prior's standard deviations, as shares of the observed rate."""
 
+LEAST_RATE = 0.1
+"""Least rate of rewards that are not 0/1, in standard deviations: what equal rewards of 1% of impressions have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -89,7 +92,8 @@ def scale_of(arms: list[Effective]) -> Scale:
 
     Rewards are 0/1 exactly if their sum is that of their squares. For others the variance is c/n - (r/n)^2 and the rate
     is the root mean square over arms of the mean reward, without its noise: |r/n| where all arms are alike, the spread
-    between them where the mean is near zero.
+    between them where the mean is near zero; and at least LEAST_RATE standard deviations, because where rewards of both
+    signs cancel a smaller start takes all that contexts explain for noise.
     """
     n = sum(arm.n_eff for arm in arms)
     reward, square = sum(arm.reward for arm in arms), sum(arm.square for arm in arms)
@@ -100,4 +104,4 @@ def scale_of(arms: list[Effective]) -> Scale:
     mean, second = reward / shown, square / shown
     variance = max(second - mean**2, 1e-6 * second)
     between = sum(arm.reward**2 / arm.n_eff for arm in arms) / shown - len(arms) * variance / shown
-    return Scale(max(abs(mean), max(between, 0.0) ** 0.5, 1e-3 * variance**0.5), variance)
+    return Scale(max(abs(mean), max(between, 0.0) ** 0.5, LEAST_RATE * variance**0.5), variance)

@@ -157,3 +157,19 @@ def test_a_head_with_another_models_prior_is_refused() -> None:
     object.__setattr__(front, "prior", linear)
     with pytest.raises(RecordError, match="it is a Prior, the model is 'hybrid'"):
         decode_head(encode_head(front))
+
+
+def test_with_few_arms_the_shared_parts_own_width_counts() -> None:
+    """New arms after four of twenty rows, rewards of both signs: squared errors are few variances, and fewer than linear's."""
+    squares: dict[str, list[float]] = {"linear": [], "hybrid": []}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        thetas = np.append(0.3, rng.normal(0.0, 0.4, 5)) + rng.normal(0.0, 0.15, (5, 6))
+        arms = {str(i): regression(theta, 20, S2, rng) for i, theta in enumerate(thetas[1:])}
+        x = np.append(1.0, rng.normal(size=5))
+        for model, found in squares.items():
+            prior = fit(arms, model=model, dimension=6, intercept=0)
+            assert isinstance(prior, Prior | HybridPrior)
+            new = unseen(prior)
+            found.append(float((x @ (new.mean - thetas[0])) ** 2 / ((new.factor @ x) ** 2).sum()))
+    assert np.mean(squares["hybrid"]) < np.mean(squares["linear"]) < 8.0
