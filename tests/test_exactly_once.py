@@ -50,7 +50,12 @@ def killed_again_and_again(bootstrap: str, prefix: str, folder: Path, *, kills: 
             if number % 2 == 0:
                 point = POINTS[number // 2 % len(POINTS)]
                 loop.start("one", fail_at=f"{point}:{rng.randint(1, 3 if point.startswith('checkpoint') else 1)}")
-                loop.wait_dead("one")
+                while load.is_alive() and loop.runs("one"):
+                    time.sleep(0.1)
+                if loop.runs("one") and loop.behind() == 0:  # a slow machine: nothing is left to pass the point with
+                    loop.kill("one")
+                else:
+                    loop.wait_dead("one")
             else:
                 loop.start("one")
                 time.sleep(rng.uniform(1.2, 3.5))
