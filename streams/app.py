@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import os
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from streams import logs, security
 from streams.checkpoint import Writer
 from streams.failpoints import failpoints
 from streams.learner import Learner
+from streams.lifecycle import StuckError
 from streams.metrics import Metrics, serve
 from streams.monitoring import Monitor
 from streams.publisher import Publisher
@@ -97,6 +99,8 @@ class Worker:
         )
         running = [loop.create_task(self._keep(app)) for app in apps]
         await self.ended.wait()
+        if isinstance(self.error, StuckError):
+            os._exit(1)  # an orderly end would wait for the thread that hangs; what is not committed is read again
         log.info("stopping")
         for closer in self.closers:
             await closer()

@@ -66,14 +66,14 @@ def binned(history: History, bins: int = BINS) -> dict[str, FloatArray]:
 
 
 def traffic_shares(history: History, arms: int, bins: int = BINS) -> tuple[FloatArray, FloatArray]:
-    """Middles of stretches in seconds (bins,) and each arm's share of the decisions in them, (arms, bins)."""
+    """Middles of stretches in seconds (m,) and each arm's share of the decisions in them, (arms, m); without the empty ones."""
     end_s = max(float(history.time_s[-1]) if len(history.time_s) else 0.0, 1e-9)
     counts, _, edges = np.histogram2d(
         history.arm, history.time_s, bins=[np.arange(arms + 1) - 0.5, np.linspace(0, end_s, bins + 1)]
     )
-    totals = counts.sum(axis=0)
-    shares: FloatArray = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    return (edges[:-1] + edges[1:]) / 2, shares
+    there = counts.any(axis=0)
+    shares: FloatArray = counts[:, there] / counts[:, there].sum(axis=0)
+    return ((edges[:-1] + edges[1:]) / 2)[there], shares
 
 
 def draw(path: Path, history: History, *, arms: Sequence[str], title: str) -> None:

@@ -17,7 +17,7 @@ import structlog
 from faust.types import TP
 
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
-from streams.lifecycle import Flow, Lifecycle
+from streams.lifecycle import Flow, Lifecycle, StuckError, stuck
 from streams.monitoring import Monitor
 from streams.pacing import Standing, held
 from streams.recovery import StateMismatchError, recover
@@ -55,6 +55,7 @@ class Learner:
         self.assigned: frozenset[int] = frozenset()
         self.generation = 0
         self.paused = True
+        self._revoked = monotonic()  # when the present rebalance, or the wait for the first assignment, began
         self._flow = flow
         self._make_writer = make_writer
         self._client = client
@@ -69,8 +70,10 @@ class Learner:
     def on_revoked(self) -> None:
         """A rebalance begins: nothing flows, no checkpoint starts; what is known is kept until the assignment."""
         self.paused = True
+        self._revoked = monotonic()
         for lifecycle in self.lifecycles.values():
             lifecycle.flowing = False
+        log.info("a rebalance begins")
 
     def on_assigned(self, tps: Iterable[TP]) -> None:
         """A rebalance ended with these partitions. Recovers what is new, goes on with what was kept, gives up the rest."""
@@ -205,10 +208,17 @@ class Learner:
         attempt = 0
         while lifecycle.number in self.assigned and not self.paused:
             writer = self._make_writer(lifecycle.number)
-            started = monotonic()
+            started = lifecycle.stirred = monotonic()
             try:
                 state, warnings = await self._thread(
-                    partial(recover, lifecycle.number, rules=self.rules, client=self._client, writer=writer)
+                    partial(
+                        recover,
+                        lifecycle.number,
+                        rules=self.rules,
+                        client=self._client,
+                        writer=writer,
+                        stir=lifecycle.stir,
+                    )
                 )
             except StateMismatchError as error:
                 await self._fatal(error)
@@ -262,6 +272,7 @@ class Learner:
 
     async def _forget(self, lifecycle: Lifecycle) -> None:
         lifecycle.flowing = False
+        lifecycle.stir()
         writer, lifecycle.writer, lifecycle.state = lifecycle.writer, None, None
         self._flow().halt([TP(self.rules.topics[side], lifecycle.number) for side in SIDES])
         if writer is not None:
@@ -287,6 +298,9 @@ class Learner:
                 if lifecycle.flowing and not lifecycle.lock.locked():
                     self._spawn(self.checkpoint(lifecycle))
             self.monitor.observe(self)
+            reason = stuck(self.lifecycles.values(), self.assigned, self._revoked if self.paused else None)
+            if reason is not None:
+                await self._fatal(StuckError(reason))
 
     async def checkpoint(self, lifecycle: Lifecycle) -> None:
         """Steps 1 to 6 of `streams.checkpoint` for one partition, and the way out if they fail."""
@@ -347,6 +361,7 @@ class Learner:
                 await self._recover(lifecycle, "unknown outcome")
                 self._start(lifecycle)
                 return
+            lifecycle.stir()
             await asyncio.sleep(0.5)
 
     async def close(self) -> None:

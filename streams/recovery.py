@@ -11,7 +11,7 @@ A crash in between changes nothing; the next one begins again.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import msgspec
@@ -31,19 +31,21 @@ class StateMismatchError(Exception):
 
 
 def recover(
-    number: int, *, rules: Rules, client: Mapping[str, Any], writer: Writer
+    number: int, *, rules: Rules, client: Mapping[str, Any], writer: Writer, stir: Callable[[], None]
 ) -> tuple[PartitionState, list[str]]:
-    """Partition ``number`` as it was committed last, and warnings in words. Blocking.
+    """Partition ``number`` as it was committed last, and warnings in words. Blocking; calls ``stir`` at every step.
 
     Raises FencedError, UnknownOutcomeError or ReadError (try again), StateMismatchError (do not).
     """
     writer.initialise()
+    stir()
     with reader(client) as consumer:
         records, end = latest(consumer, writer.topics["posteriors"], number, timeout_s=TIMEOUT_S)
         writer.end = end
         writer.passing("recovery.read")
+        stir()
         state, oldest, waited = restore(number, records, rules)
-        warnings = _rebuild(consumer, state, oldest, waited)
+        warnings = _rebuild(consumer, state, oldest, waited, stir)
         writer.passing("recovery.rebuilt")
     return state, warnings
 
@@ -85,7 +87,9 @@ def restore(
     return state, checkpoint["oldest"], unpack_places(checkpoint["waiting"])
 
 
-def _rebuild(consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[int]) -> list[str]:
+def _rebuild(
+    consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[int], stir: Callable[[], None]
+) -> list[str]:
     warnings = []
     state.counts["waiting"] = 0
     for side in SIDES:
@@ -107,5 +111,6 @@ def _rebuild(consumer: Any, state: PartitionState, oldest: Mapping[str, int], wa
             )
         for batch in read(consumer, topic, state.number, max(start, low), end, timeout_s=TIMEOUT_S):
             state.remember(side, batch, waited)
+            stir()
     state.frozen = (state.positions["impressions"], state.positions["clicks"], state.join.watermark)
     return warnings

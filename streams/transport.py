@@ -34,7 +34,9 @@ from streams.logs import get_logger
 log = get_logger(__name__)
 
 MAX_RECORDS = 5_000
-FETCH_BYTES = 64 * 1024  # or what has come within FETCH_WAIT_MS: a fetch for every few records would cost most of the time
+FETCH_BYTES = (
+    64 * 1024
+)  # or what has come within FETCH_WAIT_MS: a fetch for every few records would cost most of the time
 FETCH_WAIT_MS = 50  # while the broker waits for more of one partition, nothing else is fetched from it
 
 

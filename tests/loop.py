@@ -95,6 +95,10 @@ class Loop:
         """Any signal."""
         self.workers[name].send_signal(number)
 
+    def runs(self, name: str) -> bool:
+        """Whether a worker has not died."""
+        return self.workers[name].poll() is None
+
     def wait_dead(self, name: str, timeout_s: float = 60.0) -> None:
         """Wait until a worker has died by itself, as a fail-point makes it."""
         self.workers[name].wait(timeout=timeout_s)

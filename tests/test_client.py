@@ -381,8 +381,14 @@ def test_a_broker_that_goes_and_comes_back_is_found_again(prefix: str) -> None:
 
 def test_close_ends_the_threads() -> None:
     """And may be called twice."""
+
+    def running() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("clickloop-")}
+
+    before = running()
     client = PolicyClient(Settings(bootstrap=NOBODY))
+    assert running() > before
     client.close()
     client.close()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("clickloop-")]
+    assert running() <= before
     assert client.error == "closed"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ def test_bins_and_shares_add_up() -> None:
     assert points["chosen"][-1] == pytest.approx(0.09)
     assert len(points["time_s"]) == 10
     _, shares = traffic_shares(history(), 3, bins=10)
+    assert np.allclose(shares.sum(axis=0), 1)
+
+
+def test_a_second_without_decisions_is_no_share_of_nothing() -> None:
+    """It is left out of the picture instead of dropping to zero."""
+    whole = history()
+    kept = (whole.time_s < 3) | (whole.time_s > 5)
+    gap = History(**{field.name: getattr(whole, field.name)[kept] for field in fields(whole)})
+    time_s, shares = traffic_shares(gap, 3, bins=10)
+    assert len(time_s) == 8
     assert np.allclose(shares.sum(axis=0), 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from streams import learner, lifecycle
 from streams.checkpoint import Writer
 from streams.failpoints import failpoints
 from streams.learner import Learner
+from streams.lifecycle import StuckError
 from streams.metrics import Metrics
 from streams.monitoring import Monitor
 from streams.reading import bounds, read, reader
@@ -213,6 +216,31 @@ async def test_a_batch_that_leaves_a_gap_is_refused(
             player.give(names.impressions, 50, ends[names.impressions])
         await player.checkpoint()
         assert exact(loop, events) is right
+
+
+@pytest.mark.parametrize("hangs", ["recovery", "rebalance"])
+@scripted
+async def test_what_hangs_ends_the_worker(
+    local_broker: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    """A client's thread that never returns, or a group that never agrees, is not waited for for ever."""
+    monkeypatch.setattr(lifecycle, "STUCK_S", 0.5)
+    let_go = threading.Event()
+    with Loop(local_broker, prefix, tmp_path, CONFIG, partitions=1) as loop:
+        player = Player(loop)
+        if hangs == "recovery":
+            monkeypatch.setattr(learner, "recover", lambda *_, **__: let_go.wait(20))
+            names = loop.settings.topics
+            player.learner.on_assigned([TP(names.impressions, 0), TP(names.clicks, 0)])
+        else:
+            await player.join()
+            player.learner.on_revoked()
+        running = asyncio.create_task(player.learner.run())
+        await player.until(lambda: player.failed)
+        running.cancel()
+        let_go.set()
+        assert isinstance(player.failed[0], StuckError)
+        assert hangs in str(player.failed[0])
 
 
 @scripted
