@@ -11,7 +11,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.environments import Environment
     from policies.batch import FloatArray
 
 Index = npt.NDArray[np.intp]
@@ -47,6 +46,28 @@ class Log:
     arms: Index
 
 
+class World(Protocol):
+    """What is decided in: the classes of benchmarks/environments.py and benchmarks/labelled.py.
+
+    Attributes:
+        contexts: (rounds, d).
+        uniforms: (rounds,) a click comes if its uniform lies below the arm's probability.
+        delays: (rounds,) rounds from the impression to its click.
+    """
+
+    contexts: FloatArray
+    uniforms: FloatArray
+    delays: FloatArray
+
+    def probabilities(self, round_: int, contexts: FloatArray) -> FloatArray:
+        """(n, arms) chances of a click for the contexts (n, d) of the rounds from `round_` on."""
+        ...
+
+    def replaced(self, start: int, stop: int) -> Index:
+        """Places of arms that are announced as new in rounds start <= t < stop."""
+        ...
+
+
 class Learner(Protocol):
     """A system under test. Arms are numbers; candidates change when arms are replaced."""
 
@@ -79,14 +100,14 @@ class _Mail:
 
 
 def play(
-    environment: Environment, learner: Learner, *, rounds: int, arms: int, block: int, mean_delay: float = 0.0
+    environment: World, learner: Learner, *, rounds: int, arms: int, block: int, mean_delay: float = 0.0
 ) -> FloatArray:
     """Let a learner decide the first rounds of a world, in blocks, and return the regret of each round (rounds,).
 
     Regret is the best candidate's click probability minus that of the arm that was chosen.
 
     Args:
-        environment: see benchmarks/environments.py.
+        environment: see `World`.
         learner: decides and learns.
         rounds: how many are played.
         arms: K.
