@@ -1,6 +1,7 @@
 """Regret against peers in simulated worlds: what exploring cost, and what was learned for it.
 
-    python -m benchmarks.regret [--world static] [--seeds 0 1 2 3 4] [--systems clickloop gittins ...] [--rounds N] [--json]
+    python -m benchmarks.regret [--world static] [--seeds 0 1 2 3 4] [--systems clickloop gittins ...] [--rounds N]
+                                [--plot FILE] [--json]
 
 Worlds: `static` (50 arms, d = 32, 20,000 rounds, clicks at once, a decision at a time) and, over 100,000 rounds of rare
 clicks that come late, in blocks of 100 decisions: `stationary`, `abrupt`, `gradual`, `churn`. Clickloop runs with the
@@ -8,7 +9,7 @@ default settings of a policy; of the world it is told d, where the intercept is 
 delay. Peers' untuned and tuned variants were tuned in the static world. A regret is the sum over rounds of the best arm's
 click probability minus the chosen arm's; intervals hold the mean over seeds with 95% (Student's t).
 
-Needs the extra `bench`.
+Needs the extra `bench`, and `local` for a plot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,9 @@ from scipy.stats import t as student
 from benchmarks.environments import BLOCK, KINDS, Changing, Environment, Static
 from benchmarks.regret_ours import Clickloop
 from benchmarks.regret_peers import Gittins, Mabwiser, Uniform, VowpalWabbit
+from benchmarks.regret_plot import draw
 from benchmarks.worlds import Learner, play
+from streams.demo_plot import PlotError, require_matplotlib, require_writable
 from streams.settings import PolicySettings
 
 if TYPE_CHECKING:
@@ -54,37 +58,55 @@ Record = dict[str, dict[str, dict[str, float]]]
 
 def main() -> None:
     """Measure what is asked for and print it."""
+    given = asked()
+    record: Record = {}
+    curves: dict[str, list[FloatArray]] = {}
+    for system in given.systems:
+        record[system], curves[system] = {}, []
+        for seed in given.seeds:
+            began = time.perf_counter()
+            regret = measure(system, given.world, seed=seed, rounds=given.rounds)
+            figures = at_marks(regret, [*(mark for mark in MARKS[given.world] if mark < len(regret)), len(regret)])
+            record[system][str(seed)] = figures
+            curves[system].append(regret.cumsum())
+            took = time.perf_counter() - began
+            print(f"{system} {given.world} seed {seed}: {figures} in {took:.0f} s", flush=True)
+    print(table(record))
+    if given.plot is not None:
+        draw(given.plot, curves, world=given.world)
+    if given.json:
+        print(json.dumps(record))
+
+
+def asked() -> argparse.Namespace:
+    """What the command line asks for; what cannot work is refused before anything runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=WORLDS, default="static", help="where (default %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the world and the draws")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="who (default all)")
     parser.add_argument("--rounds", type=int, help="how many (default: all of the world's)")
+    parser.add_argument("--plot", type=Path, help="draw the curves of regret into this PNG file")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
     given = parser.parse_args()
     most = MARKS[given.world][-1]
     if given.rounds is not None and not 1 <= given.rounds <= most:
         parser.error(f"--rounds is {given.rounds}, allowed in this world: 1 to {most}")
-    record: Record = {}
-    for system in given.systems:
-        record[system] = {}
-        for seed in given.seeds:
-            began = time.perf_counter()
-            figures = measure(system, given.world, seed=seed, rounds=given.rounds)
-            record[system][str(seed)] = figures
-            took = time.perf_counter() - began
-            print(f"{system} {given.world} seed {seed}: {figures} in {took:.0f} s", flush=True)
-    print(table(record))
-    if given.json:
-        print(json.dumps(record))
+    if given.plot is not None:
+        try:
+            require_matplotlib()
+            require_writable(given.plot)
+        except PlotError as error:
+            parser.error(str(error))
+    return given
 
 
-def measure(system: str, world: str, *, seed: int, rounds: int | None) -> dict[str, float]:
-    """Cumulative regret of one run at the world's marks, and at its end."""
+def measure(system: str, world: str, *, seed: int, rounds: int | None) -> FloatArray:
+    """Regret of each round of one run."""
     total = MARKS[world][-1] if rounds is None else rounds
     environment: Environment = Static(seed=seed) if world == "static" else Changing(world, seed=seed)
     static = isinstance(environment, Static)
     learner = make_learner(system, environment, seed=seed)
-    regret = play(
+    return play(
         environment,
         learner,
         rounds=total,
@@ -92,7 +114,6 @@ def measure(system: str, world: str, *, seed: int, rounds: int | None) -> dict[s
         block=1 if static else BLOCK,
         mean_delay=0.0 if static else MEAN_DELAY,
     )
-    return at_marks(regret, [*(mark for mark in MARKS[world] if mark < total), total])
 
 
 def make_learner(system: str, environment: Environment, *, seed: int) -> Learner:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import regret as regret_benchmark
 from benchmarks.environments import Changing, Static
 from benchmarks.regret import at_marks, interval
 from benchmarks.regret_ours import Clickloop
@@ -89,3 +93,40 @@ def test_figures_are_sums_up_to_their_marks() -> None:
 def test_one_seed_has_no_interval() -> None:
     """Its half width is infinite."""
     assert interval([3.0]) == (3.0, float("inf"))
+
+
+def test_a_run_ends_with_one_object_and_draws_its_curves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Thirty rounds of ours and of the uniform policy, two seeds."""
+    pytest.importorskip("matplotlib", reason="matplotlib comes with the extra local")
+    picture = tmp_path / "regret.png"
+    asked = [
+        "--systems",
+        "clickloop",
+        "uniform",
+        "--seeds",
+        "0",
+        "1",
+        "--rounds",
+        "30",
+        "--plot",
+        str(picture),
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["regret", *asked])
+    regret_benchmark.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {system: set(seeds) for system, seeds in found.items()} == {"clickloop": {"0", "1"}, "uniform": {"0", "1"}}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It is a folder."""
+    pytest.importorskip("matplotlib", reason="matplotlib comes with the extra local")
+    monkeypatch.setattr(sys, "argv", ["regret", "--plot", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        regret_benchmark.main()
+    assert "choose another place" in capsys.readouterr().err
