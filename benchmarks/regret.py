@@ -1,11 +1,11 @@
 """Regret against peers in simulated worlds: what exploring cost, and what was learned for it.
 
     python -m benchmarks.regret [--world static] [--seeds 0 1 2 3 4] [--systems clickloop gittins ...] [--rounds N]
-                                [--plot FILE] [--json]
+                                [--explorer thompson] [--plot FILE] [--json]
 
 Worlds: `static` (50 arms, d = 32, 20,000 rounds, clicks at once, a decision at a time) and, over 100,000 rounds of rare
 clicks that come late, in blocks of 100 decisions: `stationary`, `abrupt`, `gradual`, `churn`. Clickloop runs with the
-default settings of a policy; of the world it is told d, where the intercept is and, where clicks are late, their mean
+default settings of a policy, but for the explorer where one is named; of the world it is told d, where the intercept is and, where clicks are late, their mean
 delay. Peers' untuned and tuned variants were tuned in the static world. A regret is the sum over rounds of the best arm's
 click probability minus the chosen arm's; intervals hold the mean over seeds with 95% (Student's t).
 
@@ -29,6 +29,7 @@ from benchmarks.regret_ours import Clickloop
 from benchmarks.regret_peers import Gittins, Mabwiser, Uniform, VowpalWabbit
 from benchmarks.regret_plot import draw
 from benchmarks.worlds import Learner, play
+from policies.explorers import EXPLORERS
 from streams.demo_plot import PlotError, require_matplotlib, require_writable
 from streams.settings import PolicySettings
 
@@ -65,7 +66,7 @@ def main() -> None:
         record[system], curves[system] = {}, []
         for seed in given.seeds:
             began = time.perf_counter()
-            regret = measure(system, given.world, seed=seed, rounds=given.rounds)
+            regret = measure(system, given.world, seed=seed, rounds=given.rounds, explorer=given.explorer)
             figures = at_marks(regret, [*(mark for mark in MARKS[given.world] if mark < len(regret)), len(regret)])
             record[system][str(seed)] = figures
             curves[system].append(regret.cumsum())
@@ -85,6 +86,9 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the world and the draws")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="who (default all)")
     parser.add_argument("--rounds", type=int, help="how many (default: all of the world's)")
+    parser.add_argument(
+        "--explorer", choices=tuple(EXPLORERS), default="thompson", help="of clickloop (default %(default)s)"
+    )
     parser.add_argument("--plot", type=Path, help="draw the curves of regret into this PNG file")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
     given = parser.parse_args()
@@ -100,12 +104,12 @@ def asked() -> argparse.Namespace:
     return given
 
 
-def measure(system: str, world: str, *, seed: int, rounds: int | None) -> FloatArray:
-    """Regret of each round of one run."""
+def measure(system: str, world: str, *, seed: int, rounds: int | None, explorer: str) -> FloatArray:
+    """Regret of each round of one run; `explorer` is clickloop's."""
     total = MARKS[world][-1] if rounds is None else rounds
     environment: Environment = Static(seed=seed) if world == "static" else Changing(world, seed=seed)
     static = isinstance(environment, Static)
-    learner = make_learner(system, environment, seed=seed)
+    learner = make_learner(system, environment, seed=seed, explorer=explorer)
     return play(
         environment,
         learner,
@@ -116,12 +120,15 @@ def measure(system: str, world: str, *, seed: int, rounds: int | None) -> FloatA
     )
 
 
-def make_learner(system: str, environment: Environment, *, seed: int) -> Learner:
-    """The system of that name, new."""
+def make_learner(system: str, environment: Environment, *, seed: int, explorer: str) -> Learner:
+    """The system of that name, new; `explorer` is clickloop's."""
     if system != "clickloop":
         return PEERS[system](seed=seed)
     delays_s = () if isinstance(environment, Static) else (MEAN_DELAY,)
-    policy = PolicySettings(dimension=environment.contexts.shape[1], intercept=0, delays_s=delays_s)
+    dimension = environment.contexts.shape[1]
+    policy = PolicySettings.model_validate(
+        {"dimension": dimension, "intercept": 0, "delays_s": delays_s, "explorer": explorer}
+    )
     return Clickloop(policy, seed=seed)
 
 

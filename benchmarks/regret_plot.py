@@ -37,7 +37,9 @@ def draw(path: Path, curves: Mapping[str, Sequence[FloatArray]], *, world: str) 
         mine = system == "clickloop"
         _draw_system(axes, system, np.array(each), colour=OURS if mine else next(colours), width=2.6 if mine else 1.4)
     seeds = max(len(each) for each in curves.values())
-    axes.set_title(f"World {world}, {seeds} seed{'s' if seeds > 1 else ''}: mean, least and most", fontsize=11)
+    axes.set_title(
+        f"World {world}, " + (f"{seeds} seeds: mean, least and most" if seeds > 1 else "1 seed"), fontsize=11
+    )
     axes.set_xlabel("round")
     axes.set_ylabel("cumulative regret (expected clicks lost)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

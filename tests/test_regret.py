@@ -12,10 +12,11 @@ import pytest
 
 from benchmarks import regret as regret_benchmark
 from benchmarks.environments import Changing, Static
-from benchmarks.regret import at_marks, interval
+from benchmarks.regret import at_marks, interval, make_learner, measure
 from benchmarks.regret_ours import Clickloop
 from benchmarks.worlds import Index, Log, News, play
 from policies.batch import FloatArray
+from policies.explorers import EXPLORERS
 from streams.settings import PolicySettings
 
 
@@ -130,3 +131,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(
     with pytest.raises(SystemExit):
         regret_benchmark.main()
     assert "choose another place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("explorer", sorted(EXPLORERS))
+def test_clickloop_explores_as_it_is_told(explorer: str) -> None:
+    """Every explorer decides in a world; that of the settings is the one that was asked for."""
+    regret = measure("clickloop", "static", seed=0, rounds=20, explorer=explorer)
+    assert regret.shape == (20,)
+    learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, explorer=explorer)
+    assert isinstance(learner, Clickloop)
+    assert learner._settings.explorer == explorer
