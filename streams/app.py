@@ -31,7 +31,6 @@ from streams.learner import Learner
 from streams.lifecycle import StuckError
 from streams.metrics import Metrics, serve
 from streams.monitoring import Monitor
-from streams.publisher import Publisher
 from streams.reading import partition_count
 from streams.rules import rules
 from streams.settings import Settings
@@ -188,6 +187,8 @@ class Worker:
         app.task(learner.run)
 
     def _publisher(self) -> faust.App:
+        from streams.publisher import Publisher  # here: a learner does without it, 15 MB
+
         settings = self.settings
         app = faust_app(settings, settings.publisher_group, topic_disable_leader=False)
         publisher = Publisher(settings, metrics=self.metrics, leads=app.is_leader)

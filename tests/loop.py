@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 
 from streams import feedback
 from streams.events import Impression, Outcome, encode
+from streams.gathering import batches
 from streams.reading import ReadError, bounds, partition_count, read, reader
 from streams.settings import Settings, load
 from streams.sums import read_states, read_sums
@@ -107,19 +108,27 @@ class Loop:
     # -- events
 
     def send(self, events: Iterable[Impression | Outcome]) -> None:
-        """Produce events in order, JSON or MessagePack by turns."""
+        """Produce events of one policy in order, JSON and MessagePack by turns; a third follows in columnar batches."""
+        topics, gathered = self.settings.topics, []
         for i, event in enumerate(events):
-            topic = self.settings.topics.impressions if isinstance(event, Impression) else self.settings.topics.clicks
-            value = encode(event, "msgpack" if i % 3 == 0 else "json")
-            while True:
-                try:
-                    self.producer.produce(
-                        topic, key=event.decision_id.encode(), value=value, on_delivery=self._acknowledged
-                    )
-                    break
-                except BufferError:
-                    self.producer.poll(0.1)
+            if i % 3 == 2:
+                gathered.append(event)
+                continue
+            topic = topics.impressions if isinstance(event, Impression) else topics.clicks
+            self._produce(topic, encode(event, "msgpack" if i % 3 == 0 else "json"), key=event.decision_id.encode())
+        for topic, kind in ((topics.impressions, Impression), (topics.clicks, Outcome)):
+            rows = [(event, None) for event in gathered if isinstance(event, kind)]
+            for partition, value, _ in batches(rows, partitions=self.settings.partitions):
+                self._produce(topic, value, partition=partition)
         self.producer.poll(0)
+
+    def _produce(self, topic: str, value: bytes, **where: Any) -> None:
+        while True:
+            try:
+                self.producer.produce(topic, value=value, on_delivery=self._acknowledged, **where)
+                return
+            except BufferError:
+                self.producer.poll(0.1)
 
     def _acknowledged(self, error: object, _: object) -> None:
         assert error is None, error
