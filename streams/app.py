@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,7 +47,6 @@ def run_worker(settings: Settings, roles: tuple[str, ...]) -> None:
     _few_arenas()
     threadpool_limits(1)  # products of 32 columns gain nothing from threads, which spin while they wait for each other
     gc.freeze()
-    sys.setswitchinterval(0.0005)  # the thread that reads waits so long for the one that adds, at each piece of a fetch
     gc.set_threshold(100_000, 50, 100)  # a batch holds thousands of lists that are no garbage: 1.3 us an event
     raise SystemExit(asyncio.run(Worker(settings).run(roles)))
 

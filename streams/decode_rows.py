@@ -45,18 +45,6 @@ class PolicyRules:
         return self._dimension[policy]
 
 
-class _ImpressionRow(msgspec.Struct, gc=False):
-    decision_id: str
-    slot: str
-    policy: str
-    arm: str
-    propensity: float
-    ts: Int64
-    context: list[float] = []
-    snapshot: Int64 | None = None
-    v: Int64 = VERSION
-
-
 class _PackedImpressionRow(msgspec.Struct, gc=False):
     decision_id: str
     slot: str
@@ -67,6 +55,10 @@ class _PackedImpressionRow(msgspec.Struct, gc=False):
     context: bytes | list[float] = b""
     snapshot: Int64 | None = None
     v: Int64 = VERSION
+
+
+class _ImpressionRow(_PackedImpressionRow, gc=False):
+    context: list[float] = []
 
 
 class OutcomeRow(msgspec.Struct, gc=False):
