@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -128,9 +129,10 @@ class Writer:
             self.end = message.offset() + 1
 
     def close(self) -> None:
-        """Let go of the producer; an open transaction is left to the successor or to its timeout."""
-        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-        self._producer.poll(0)
+        """Let go of the producer; an open transaction is left to the successor or to its timeout. Raises nothing."""
+        with suppress(KafkaException, SystemError):  # a fatal error that nobody has been told yet, being fenced for one
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            self._producer.poll(0)
 
     def _checked(self, call: Callable[[], T]) -> T:
         try:
@@ -140,7 +142,18 @@ class Writer:
             told = error if isinstance(error, KafkaException) else error.__cause__
             if not isinstance(told, KafkaException):
                 raise UnknownOutcomeError(f"partition {self.partition}: {error!r}") from error
-            cause = told.args[0]
+            cause = self._why_fatal(told.args[0])
             if cause.code() in _FENCED:
                 raise FencedError(f"partition {self.partition}: {cause.str()}") from error
             raise UnknownOutcomeError(f"partition {self.partition}: {cause.str()} ({cause.name()})") from error
+
+    def _why_fatal(self, cause: KafkaError) -> KafkaError:
+        """What is behind an error that only says "fatal": the error itself waits among the producer's events."""
+        if cause.code() == KafkaError._FATAL:
+            try:
+                self._producer.poll(0)
+            except (KafkaException, SystemError) as error:
+                told = error if isinstance(error, KafkaException) else error.__cause__
+                if isinstance(told, KafkaException):
+                    return told.args[0]  # type: ignore[no-any-return]
+        return cause

@@ -78,6 +78,9 @@ class Loop:
         """The file that a worker's lines go to."""
         return self.folder / f"{name}.log"
 
+    def _tail(self, name: str) -> str:
+        return f"--- {name}\n" + self.log_of(name).read_text()[-3000:]
+
     def kill(self, name: str) -> None:
         """SIGKILL, and wait until it has gone."""
         worker = self.workers.pop(name)
@@ -86,11 +89,12 @@ class Loop:
             worker.kill()
         worker.wait()
 
-    def stop(self, name: str) -> int:
-        """SIGTERM; the exit code."""
+    def stop(self, name: str) -> None:
+        """SIGTERM; a worker that ends with anything but 0, or had ended before, fails the test with its last lines."""
         worker = self.workers.pop(name)
         worker.terminate()
-        return worker.wait(timeout=30)
+        code = worker.wait(timeout=30)
+        assert code == 0, f"{name} ended with {code}\n{self._tail(name)}"
 
     def signal(self, name: str, number: int) -> None:
         """Any signal."""
@@ -162,7 +166,7 @@ class Loop:
             if missing == 0:
                 return time.monotonic() - started
             if time.monotonic() - started > timeout_s:
-                tails = "\n".join(f"--- {name}\n" + self.log_of(name).read_text()[-3000:] for name in self.starts)
+                tails = "\n".join(self._tail(name) for name in self.starts)
                 raise TimeoutError(f"{missing} records are not covered after {timeout_s} s\n{tails}")
             time.sleep(0.3)
 

@@ -86,8 +86,8 @@ def test_a_learner_stopped_past_its_session_harms_nothing(
         load.join(timeout=60)
         loop.wait_covered()
         compare(loop, events)
-        assert loop.stop("one") == 0
-        assert loop.stop("two") == 0
+        loop.stop("one")
+        loop.stop("two")
 
 
 def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: s
         load.join(timeout=90)
         loop.wait_covered()
         compare(loop, events)
-        assert loop.stop("one") == 0
+        loop.stop("one")
 
 
 def test_the_broker_is_paused(apache_kafka: ApacheKafka, prefix: str, tmp_path: Path) -> None:
@@ -123,4 +123,4 @@ def test_the_broker_is_paused(apache_kafka: ApacheKafka, prefix: str, tmp_path: 
         load.join(timeout=90)
         loop.wait_covered()
         compare(loop, events)
-        assert loop.stop("one") == 0
+        loop.stop("one")
