@@ -90,6 +90,7 @@ class LogisticModel:
         self.point: FloatArray = np.array(point, np.float64) if point else np.zeros(dimension)
         self._rows = LinearModel(dimension=dimension + 1, half_life_s=half_life_s, delays_s=delays_s, encoder=encoder)
         self.encoder = encoder
+        self.half_life_s = self._rows.half_life_s
         self._kept = {"half_life_s": self._rows.half_life_s, "delays_s": self._rows.delays_s, "encoder": encoder}
 
     @property

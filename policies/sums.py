@@ -82,6 +82,8 @@ class Model(Protocol):
     @property
     def dimension(self) -> int: ...  # noqa: D102  # d, length of the context
     @property
+    def half_life_s(self) -> float: ...  # noqa: D102  # of old rows, in seconds; 0 forgets nothing
+    @property
     def timeless(self) -> bool:
         """Whether reading the same sums later gives the same numbers (no forgetting, nothing pending)."""
         ...

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from streams.table import read_key
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -62,7 +64,7 @@ class Checkpoints:
         return dict(self._newest)
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
-        policy, partition, arm = msgspec.msgpack.decode(key or b"", type=tuple[str | None, int, str | None])
+        policy, partition, arm, _ = read_key(key or b"")
         if policy is None and arm is None and value is not None:
             self._newest[partition] = msgspec.msgpack.decode(value)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
-from policies.model import Model, Sums
+from policies.model import Sums
 from streams.reading import ReadError, partition_count, reader
 from streams.settings import Settings
+from streams.table import Tracks, read_key
 
 log = structlog.get_logger(__name__)
 
@@ -32,17 +34,17 @@ class Place:
 
 
 class Posteriors:
-    """Sums by policy, arm and partition. ``models`` by policy."""
+    """Sums by policy, half-life, arm and partition. ``tracks``: of each policy, the model of every half-life (s)."""
 
-    def __init__(self, settings: Settings, models: Mapping[str, Model]) -> None:
+    def __init__(self, settings: Settings, tracks: Mapping[str, Tracks]) -> None:
         self.error: str | None = "the sums have not been read yet"
         self._settings = settings
-        self._models = models
+        self._tracks = tracks
         self._lock = threading.Lock()
-        self._sums: dict[str, dict[str, dict[int, Sums]]] = {policy: {} for policy in models}
-        self._merged: dict[str, dict[str, Sums]] = {policy: {} for policy in models}
-        self._changed: dict[str, set[str]] = {policy: set() for policy in models}
-        self._uncommitted: dict[int, list[tuple[str, str, dict[str, Any]]]] = {}
+        self._sums: dict[str, dict[float, dict[str, dict[int, Sums]]]] = _by_track(tracks)
+        self._merged: dict[str, dict[float, dict[str, Sums]]] = _by_track(tracks)
+        self._changed: dict[str, set[tuple[float, str]]] = {policy: set() for policy in tracks}
+        self._uncommitted: dict[int, list[tuple[str, float, str, dict[str, Any]]]] = {}
         self._place = Place()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="posteriors", daemon=True)
@@ -60,41 +62,45 @@ class Posteriors:
     def everything_changed(self) -> None:
         """Have the next `take` of each policy name every arm."""
         with self._lock:
-            for policy, arms in self._sums.items():
-                self._changed[policy] = set(arms)
+            for policy, tracks in self._sums.items():
+                self._changed[policy] = {(track, arm) for track, arms in tracks.items() for arm in arms}
 
-    def take(self, policy: str) -> tuple[dict[str, Sums], set[str], Place]:
-        """Merged sums by arm, the arms that changed since the last call, and how far they go.
+    def take(self, policy: str) -> tuple[dict[float, dict[str, Sums]], set[str], Place]:
+        """Merged sums by half-life and arm, the arms that changed since the last call, and how far they go.
 
         Partitions are added and arms given in their order, so that the same sums give the same bits.
         """
-        model, merged = self._models[policy], self._merged[policy]
         with self._lock:
             changed, self._changed[policy] = self._changed[policy], set()
-            parts = {arm: [sums for _, sums in sorted(self._sums[policy][arm].items())] for arm in changed}
+            parts = {
+                (track, arm): [sums for _, sums in sorted(self._sums[policy][track][arm].items())]
+                for track, arm in changed
+            }
             offsets = {number: dict(next_) for number, next_ in self._place.offsets.items()}
             place = Place(dict(self._place.watermark_ms), offsets, self._place.now_ms)
-        for arm, sums in parts.items():
-            total = sums[0]
-            for more in sums[1:]:
-                total = model.merge(total, more)
-            merged[arm] = total
-        return dict(sorted(merged.items())), changed, place
+        merged = self._merged[policy]
+        for (track, arm), sums in parts.items():
+            merged[track][arm] = reduce(self._tracks[policy][track].merge, sums)
+        in_order = {track: dict(sorted(arms.items())) for track, arms in merged.items()}
+        return in_order, {arm for _, arm in changed}, place
 
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""
         if key is None or value is None:
             return
-        policy, number, arm = msgspec.msgpack.decode(key)
+        policy, number, arm, track = read_key(key)
         record = msgspec.msgpack.decode(value)
-        if policy is not None:
-            self._uncommitted.setdefault(partition, []).append((policy, arm, record))
+        if policy is not None and arm is not None:
+            if policy in self._tracks:
+                track = next(iter(self._tracks[policy])) if track is None else track
+                self._uncommitted.setdefault(partition, []).append((policy, track, arm, record))
             return
         with self._lock:
-            for name, one, sums in self._uncommitted.pop(partition, ()):
-                if name in self._models:
-                    self._sums[name].setdefault(one, {})[number] = self._models[name].decode(sums)
-                    self._changed[name].add(one)
+            for name, of, one, sums in self._uncommitted.pop(partition, ()):
+                model = self._tracks[name].get(of)
+                if model is not None:
+                    self._sums[name][of].setdefault(one, {})[number] = model.decode(sums)
+                    self._changed[name].add((of, one))
             self._place.offsets[number] = record["offsets"]
             if record["watermark"] is not None:
                 self._place.watermark_ms[number] = record["watermark"]
@@ -126,3 +132,7 @@ class Posteriors:
                         left.discard(message.partition())
                 if not left:
                     self.error = None
+
+
+def _by_track(tracks: Mapping[str, Tracks]) -> dict[str, dict[float, dict[str, Any]]]:
+    return {policy: {track: {} for track in models} for policy, models in tracks.items()}

@@ -29,7 +29,7 @@ from streams.messages import Message
 from streams.metrics import Metrics
 from streams.posteriors import Posteriors
 from streams.reading import ReadError, bounds, partition_count, read, reader
-from streams.rules import model
+from streams.rules import model, tracks
 from streams.settings import PolicySettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -61,7 +61,7 @@ class Publisher:
         self._metrics = metrics
         self._leads = leads
         self._policies = {name: Published(policy, model(policy)) for name, policy in settings.policies.items()}
-        self._posteriors = Posteriors(settings, {name: known.model for name, known in self._policies.items()})
+        self._posteriors = Posteriors(settings, {name: tracks(policy) for name, policy in settings.policies.items()})
         self._writer: Writer | None = None
         self._busy = asyncio.Lock()
         self._looked = time.monotonic()
@@ -174,7 +174,8 @@ class Publisher:
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
         if known.snapshot is not None and is_held(known.snapshot):
             return
-        merged, changed, place = self._posteriors.take(name)
+        by_track, changed, place = self._posteriors.take(name)
+        merged = next(iter(by_track.values()))
         sums: dict[str, Sums] = {arm: known.model.zero() for arm in known.settings.arms} | merged
         if not sums:
             return

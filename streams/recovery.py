@@ -5,20 +5,25 @@
 2. *Read* the state: the newest record of each arm and the checkpoint record.
 3. *Rebuild* what is pending: read the input again from the oldest offset that something pending needed up to the committed
    offsets. It adds to no sum: whatever both of a pair's offsets lie below is in the sums already.
+4. *Replay*, if the last checkpoints had no room for all that changed: what is pending is rebuilt at the cut that all sums go
+   up to, and the input after it is taken again, cut by cut, for those sums that lack it (streams/cuts.py).
 
 A crash in between changes nothing; the next one begins again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from streams.checkpoint import Writer
-from streams.reading import bounds, latest, read, reader
-from streams.state import SIDES, PartitionState, Rules
+from streams.cuts import SIDES, Cut, Side, read_cut
+from streams.reading import SimpleRecord, bounds, latest, read, reader
+from streams.state import Fetched, PartitionState, Rules
+from streams.table import Entry, read_key
 from streams.waiting import unpack_places
 
 TIMEOUT_S = 10.0
@@ -28,6 +33,29 @@ class StateMismatchError(Exception):
     """What is stored cannot go with the settings or with the input. Needs a person; retrying does not help."""
 
     retriable = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A partition's state without what is pending, and what it takes to get that.
+
+    Attributes:
+        state: at the committed offsets; sums that its last checkpoint had no room for lack something.
+        base: the cut that all sums go up to.
+        cuts: offsets of impressions and clicks and the watermark of every cut after ``base``.
+        goes_to: the offsets that each entry's sums include.
+        counts: of outcomes, as committed.
+        impressions: counts of impressions, as committed.
+        largest_ts: of each side, as committed.
+    """
+
+    state: PartitionState
+    base: Cut
+    cuts: tuple[tuple[int, int, int | None], ...] = ()
+    goes_to: Mapping[Entry, Mapping[Side, int]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    impressions: Mapping[str, int] = field(default_factory=dict)
+    largest_ts: Mapping[Side, int | None] = field(default_factory=dict)
 
 
 def recover(
@@ -44,73 +72,131 @@ def recover(
         writer.end = end
         writer.passing("recovery.read")
         stir()
-        state, oldest, waited = restore(number, records, rules)
-        warnings = _rebuild(consumer, state, oldest, waited, stir)
+        restored = restore(number, records, rules)
+        warnings = _rebuild(consumer, restored, stir)
         writer.passing("recovery.rebuilt")
-    return state, warnings
+    return restored.state, warnings
 
 
-def restore(
-    number: int, records: Mapping[bytes, bytes], rules: Rules
-) -> tuple[PartitionState, dict[str, int], set[int]]:
-    """State, oldest needed offsets and the places of waiting outcomes from the newest records of a partition (by key), without what is pending."""
+def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restored:
+    """What the newest records of a partition (by key) say of it.
+
+    Raises StateMismatchError if they cannot go with the settings.
+    """
     checkpoint: dict[str, Any] | None = None
-    arms: list[tuple[str, str, dict[str, Any]]] = []
+    found: list[tuple[Entry, dict[str, Any]]] = []
+    tracks = rules.tracks
     for key, value in records.items():
-        policy, partition, arm = msgspec.msgpack.decode(key)
+        policy, partition, arm, track = read_key(key)
         if partition != number:
             continue
-        decoded = msgspec.msgpack.decode(value)
-        if policy is None and arm is None:
-            checkpoint = decoded
-        elif policy in rules.models:
-            arms.append((policy, arm, decoded))
-    state = PartitionState(number, rules=rules, watermark=None if checkpoint is None else checkpoint["watermark"])
+        if policy is None or arm is None:
+            checkpoint = msgspec.msgpack.decode(value)
+        elif policy in tracks:
+            entry = Entry(policy, next(iter(tracks[policy])) if track is None else track, arm)
+            if entry.track in tracks[policy]:
+                found.append((entry, msgspec.msgpack.decode(value)))
     if checkpoint is None:
-        return state, dict.fromkeys(SIDES, 0), set()
-    for policy, arm, decoded in arms:
-        model = rules.models[policy]
-        if decoded["model"] != model.family:
-            raise StateMismatchError(
-                f"policy {policy!r} has model {model.name!r} (sums {model.family!r}) in the settings and {decoded['model']!r} in the stored sums: "
-                "go back to the old model, or give the policy a new name"
-            )
-        try:
-            state.sums[policy][arm] = model.decode(decoded)
-        except ValueError as error:
-            raise StateMismatchError(f"policy {policy!r}, arm {arm!r}: {error}") from error
+        state = PartitionState(number, rules=rules)
+        return Restored(state=state, base=state.cut())
+    state = PartitionState(number, rules=rules, watermark=checkpoint["watermark"])
+    for entry, record in found:
+        _put(state, entry, record)
+    restored = Restored(
+        state=state,
+        base=read_cut(checkpoint.get("base", checkpoint)),
+        cuts=tuple((impressions, clicks, mark) for impressions, clicks, mark in checkpoint.get("cuts", ())),
+        goes_to={entry: record["offsets"] for entry, record in found},
+        counts=checkpoint["counts"],
+        impressions=checkpoint["impressions"],
+        largest_ts=checkpoint["largest_ts"],
+    )
+    state.positions = {side: checkpoint["offsets"][side] for side in SIDES}
+    _settle(restored)
+    return restored
+
+
+def _put(state: PartitionState, entry: Entry, record: Mapping[str, Any]) -> None:
+    model = state.table.tracks[entry.policy][entry.track]
+    if record["model"] != model.family:
+        raise StateMismatchError(
+            f"policy {entry.policy!r} has model {model.name!r} (sums {model.family!r}) in the settings and {record['model']!r} in the stored "
+            "sums: go back to the old model, or give the policy a new name"
+        )
+    try:
+        state.table.put(entry, record)
+    except ValueError as error:
+        raise StateMismatchError(f"policy {entry.policy!r}, arm {entry.arm!r}: {error}") from error
+
+
+def _settle(restored: Restored) -> None:
+    """Count what was counted when the checkpoint was written."""
+    state = restored.state
+    state.counts.update(restored.counts)
+    state.impressions.update(restored.impressions)
+    state.largest_ts.update(restored.largest_ts)
+
+
+def _rebuild(consumer: Any, restored: Restored, stir: Callable[[], None]) -> list[str]:
+    state, base, warnings = restored.state, restored.base, []
     for side in SIDES:
-        state.positions[side] = checkpoint["offsets"][side]
-        state.largest_ts[side] = checkpoint["largest_ts"][side]
-    state.join.counts.update(checkpoint["counts"])
-    state.impressions.update(checkpoint["impressions"])
-    return state, checkpoint["oldest"], unpack_places(checkpoint["waiting"])
-
-
-def _rebuild(
-    consumer: Any, state: PartitionState, oldest: Mapping[str, int], waited: Container[int], stir: Callable[[], None]
-) -> list[str]:
-    warnings = []
+        low, high = bounds(consumer, state.rules.topics[side], state.number, timeout_s=TIMEOUT_S)
+        warnings += _missing(restored, side, low, high)
+    state.rewind(base, restored.goes_to)
     state.counts["waiting"] = 0
+    waited = unpack_places(base.waiting)
     for side in SIDES:
-        topic, start, end = state.rules.topics[side], oldest[side], state.positions[side]
-        low, high = bounds(consumer, topic, state.number, timeout_s=TIMEOUT_S)
-        if high < end:
-            raise StateMismatchError(
-                f"{topic}-{state.number} ends at offset {high}, but the sums include everything below {end}: the topic was made anew "
-                "or the broker has an older log. Restore the log, or start over under another prefix"
-            )
-        if low > start and start < end:
-            warnings.append(
-                f"{topic}-{state.number}: offsets {start} to {min(low, end)} are needed to know what is pending, but retention has deleted them; "
-                "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s"
-            )
-        if low > end:
-            warnings.append(
-                f"{topic}-{state.number}: offsets {end} to {low} were deleted by retention before they were read"
-            )
-        for batch in read(consumer, topic, state.number, max(start, low), end, timeout_s=TIMEOUT_S):
+        for batch in _input(consumer, state, side, base.oldest[side], base.offsets[side]):
             state.remember(side, batch, waited)
             stir()
-    state.frozen = (state.positions["impressions"], state.positions["clicks"], state.join.watermark)
+    for impressions, clicks, watermark in restored.cuts:
+        _replay(consumer, state, {"impressions": impressions, "clicks": clicks}, watermark)
+        stir()
+    waiting = state.counts["waiting"]
+    _settle(restored)
+    state.counts["waiting"] = waiting
+    state.settled()
+    return warnings
+
+
+def _replay(consumer: Any, state: PartitionState, to: Mapping[Side, int], watermark: int | None) -> None:
+    """Take the input up to a cut again, and end it."""
+    state.replaying(to)
+    for side in SIDES:
+        for batch in _input(consumer, state, side, state.positions[side], to[side]):
+            state.take(Fetched(side, state.number, state.positions[side], batch[-1].offset + 1, batch))
+    state.replay(watermark)
+
+
+def _input(consumer: Any, state: PartitionState, side: Side, start: int, end: int) -> Iterator[list[SimpleRecord]]:
+    """What the broker still has of the offsets [start, end) of a side."""
+    if start >= end:
+        return
+    topic = state.rules.topics[side]
+    low, _ = bounds(consumer, topic, state.number, timeout_s=TIMEOUT_S)
+    yield from read(consumer, topic, state.number, max(start, low), end, timeout_s=TIMEOUT_S)
+
+
+def _missing(restored: Restored, side: Side, low: int, high: int) -> list[str]:
+    """What retention has deleted of the input [low, high) that is needed, in words. Raises StateMismatchError if its end is missing."""
+    state, base, warnings = restored.state, restored.base, []
+    topic, number, end = state.rules.topics[side], state.number, state.positions[side]
+    start = base.oldest[side]
+    if high < end:
+        raise StateMismatchError(
+            f"{topic}-{number} ends at offset {high}, but the sums include everything below {end}: the topic was made anew "
+            "or the broker has an older log. Restore the log, or start over under another prefix"
+        )
+    if low > start and start < end:
+        warnings.append(
+            f"{topic}-{number}: offsets {start} to {min(low, end)} are needed to know what is pending, but retention has deleted them; "
+            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s"
+        )
+    if restored.cuts and low > base.offsets[side]:
+        warnings.append(
+            f"{topic}-{number}: offsets {base.offsets[side]} to {min(low, end)} were not yet in all sums, and retention has deleted them: "
+            "those sums lack them. Make the topic's retention longer"
+        )
+    if low > end:
+        warnings.append(f"{topic}-{number}: offsets {end} to {low} were deleted by retention before they were read")
     return warnings

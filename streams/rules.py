@@ -21,6 +21,8 @@ def rules(settings: Settings) -> Rules:
         feature_limit={
             name: policy.feature_limit for name, policy in policies.items() if policy.feature_limit is not None
         },
+        ladders={name: tracks(policy) for name, policy in policies.items() if policy.half_lives_s},
+        checkpoint_bytes=settings.checkpoint_bytes,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 
@@ -38,12 +40,20 @@ def window(policy: PolicySettings) -> Window:
 
 
 def model(policy: PolicySettings) -> Model:
-    """The policy's model."""
-    return make_model(
-        policy.model,
-        dimension=policy.dimension,
-        half_life_s=policy.half_life_s,
-        delays_s=policy.delays_s,
-        encoder=policy.fingerprint,
-        point=policy.point,
-    )
+    """The policy's model, under the first of its half-lives."""
+    return next(iter(tracks(policy).values()))
+
+
+def tracks(policy: PolicySettings) -> dict[float, Model]:
+    """The policy's model under each of its half-lives, in their order."""
+    return {
+        half_life_s: make_model(
+            policy.model,
+            dimension=policy.dimension,
+            half_life_s=half_life_s,
+            delays_s=policy.delays_s,
+            encoder=policy.fingerprint,
+            point=policy.point,
+        )
+        for half_life_s in policy.half_lives_s or (policy.half_life_s,)
+    }

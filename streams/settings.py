@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         description="static membership, one name for each worker",
     )
     checkpoint_interval_s: Interval = Field(0.4, description="seconds between two checkpoints of a partition")
+    checkpoint_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=1024,
+        description="what the sums in one checkpoint of a partition may take; what has no room follows in the next ones",
+    )
     publish_interval_s: Interval = Field(0.4, description="seconds between two looks at the sums by the publisher")
     meta_interval_s: Interval = Field(60.0, description="seconds between two meta-updates")
     session_timeout_s: float = Field(20.0, ge=0.5, le=1_800, description="seconds until a silent worker is expelled")

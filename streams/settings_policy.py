@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -52,6 +53,10 @@ class PolicySettings(BaseModel):
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
     grace_s: Seconds = Field(60.0, description="seconds of event time that a row is kept beyond its window")
     half_life_s: Seconds = Field(0.0, description="half-life of old data in seconds; 0 forgets nothing")
+    half_lives_s: tuple[Seconds, ...] = Field(
+        (),
+        description="half-lives in seconds to learn with side by side, from the longest (0, nothing is forgotten) to the shortest",
+    )
     delays_s: tuple[Span, ...] = Field(
         (), description="grid of mean click delays in seconds; empty for no correction of pending impressions"
     )
@@ -107,7 +112,7 @@ class PolicySettings(BaseModel):
             return given
         return {"dimension": features.dimension, "intercept": 0 if features.intercept else None} | given
 
-    @field_validator("window_s", "half_life_s", "delays_s")
+    @field_validator("window_s", "half_life_s", "half_lives_s", "delays_s")
     @classmethod
     def _whole_milliseconds(cls, value: float | tuple[float, ...], info: ValidationInfo) -> float | tuple[float, ...]:
         spans = value if isinstance(value, tuple) else (value,)
@@ -119,6 +124,21 @@ class PolicySettings(BaseModel):
         if len(set(spans)) < len(spans):
             raise ValueError(f"{info.field_name} = {value}: must be distinct; remove the surplus ones")
         return value
+
+    @model_validator(mode="after")
+    def _half_lives_are_a_ladder(self) -> Self:
+        lengths = [half_life or float("inf") for half_life in self.half_lives_s]
+        if any(longer <= shorter for longer, shorter in pairwise(lengths)):
+            raise ValueError(
+                f"half_lives_s = {list(self.half_lives_s)}: must go from the longest to the shortest, with 0 (nothing is forgotten) only "
+                "as the first; for example [0, 86400, 3600]"
+            )
+        if self.half_lives_s and self.half_life_s:
+            raise ValueError(
+                f"half_life_s = {self.half_life_s} beside half_lives_s = {list(self.half_lives_s)}: one of them says what is "
+                "forgotten; put it among half_lives_s"
+            )
+        return self
 
     @field_validator("outcomes")
     @classmethod

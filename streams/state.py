@@ -2,13 +2,16 @@
 
 `take` adds a fetched batch, `freeze` cuts a checkpoint. Sums are updated when a checkpoint is cut or enough rows have
 gathered, a policy at a time, so that the cost of touching an arm is spread over many rows.
+
+A recovery puts the sums into the `Table`, calls `rewind` with the cut that all of them go up to, `remember` with what was
+pending there, and then takes the input again: `take` up to each later cut, `replay` there, `settled` at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +19,7 @@ import numpy as np
 from policies.batch import Batch
 from policies.model import Model, Sums
 from policies.robust import clip_contexts
+from streams.cuts import SIDES, Cut, Cuts, Side
 from streams.dead_letters import letters
 from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
@@ -23,11 +27,14 @@ from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.messages import Message
+from streams.table import Entry, Table, Tracks, sums_key
 from streams.waiting import pack_places
 
-Side = Literal["impressions", "clicks"]
-SIDES: tuple[Side, Side] = ("impressions", "clicks")
+__all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
+
 FLUSH_ROWS = 16_384
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""What the sums in one checkpoint take, unless a setting says otherwise."""
 
 
 class GapError(Exception):
@@ -57,7 +64,9 @@ class Fetched:
 class Rules:
     """Everything a partition needs to know of the policies, and how to name what it decodes.
 
-    ``feature_limit``: of the policies that have one, what a context's components are cut to.
+    ``models``: of each policy, that of its first half-life. ``ladders``: of the policies with several, the model of each.
+    ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
+    in one checkpoint may take; the rest follows in the next ones.
     """
 
     decoder: Decoder
@@ -66,6 +75,13 @@ class Rules:
     matured_share: Mapping[str, float]
     topics: Mapping[Side, str]
     feature_limit: Mapping[str, float] = field(default_factory=dict)
+    ladders: Mapping[str, Tracks] = field(default_factory=dict)
+    checkpoint_bytes: int = CHECKPOINT_BYTES
+
+    @property
+    def tracks(self) -> dict[str, Tracks]:
+        """The models of every policy by half-life in seconds."""
+        return {policy: self.ladders.get(policy, {model.half_life_s: model}) for policy, model in self.models.items()}
 
     def width(self, policy: str) -> int:
         """Length of the contexts that a policy's rows carry: none for beta."""
@@ -89,16 +105,25 @@ class PartitionState:
         self.number = number
         self.rules = rules
         self.join = Join(rules.windows, watermark=watermark)
-        self.sums: dict[str, dict[str, Sums]] = {policy: {} for policy in rules.models}
+        self.table = Table(rules.tracks)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
         self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0}
         self.frozen: tuple[int, int, int | None] | None = None
-        self._dirty: dict[str, set[str]] = {policy: set() for policy in rules.models}
+        self._cuts = Cuts(self.cut())
+        self._goes_to: dict[
+            Entry, Mapping[Side, int]
+        ] = {}  # while input is replayed: what each entry's record includes
+        self._replayed: Mapping[Side, int] | None = None  # where the cut that is being replayed ends
         self._gathered: dict[str, Gathered] = {}
         self._joined: list[Joined] = []
         self._matured: list[Matured] = []
         self._dead: list[tuple[Side, Dead]] = []
+
+    @property
+    def sums(self) -> dict[str, dict[str, Sums]]:
+        """Sums of every policy's first half-life by arm."""
+        return {policy: next(iter(tracks.values())) for policy, tracks in self.table.sums.items()}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -213,9 +238,20 @@ class PartitionState:
             return
         names = self.rules.decoder.arms[policy].list
         limit = self.rules.feature_limit.get(policy)
-        batch, touched = to_batch(gathered, names, self.rules.width(policy), limit=limit)
-        self.sums[policy] = self.rules.models[policy].update(self.sums[policy], batch)
-        self._dirty[policy].update(touched)
+        batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
+        self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
+
+    def _lacking(self, policy: str, arms: Sequence[str]) -> dict[float, list[bool]] | None:
+        """While input is replayed: by half-life, which arms' records do not go up to the cut that is being replayed."""
+        to = self._replayed
+        if to is None:
+            return None
+
+        def lacks(track: float, arm: str) -> bool:
+            included = self._goes_to.get(Entry(policy, track, arm))
+            return included is None or any(included[side] < to[side] for side in SIDES)
+
+        return {track: [lacks(track, arm) for arm in arms] for track in self.table.tracks[policy]}
 
     def freeze(self, watermark: int | None) -> list[Message]:
         """Cut a checkpoint at the present positions, with the watermark moved to ``watermark``.
@@ -224,28 +260,74 @@ class PartitionState:
         """
         if watermark is not None:
             self._matured.extend(self.join.advance(watermark))
-        cut = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)
-        if cut == self.frozen:
+        place = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)
+        if place == self.frozen and not self.table.unwritten:
             return []
-        for policy in list(self._gathered):
-            self._flush(policy)
+        self._close()
         messages = [
             *self._arm_records(),
             *self._feedback(),
             *self._dead_letters(),
             self._checkpoint(),
         ]
-        self._dirty = {policy: set() for policy in self._dirty}
         self._joined, self._matured, self._dead = [], [], []
-        self.frozen = cut
+        self.frozen = place
         return messages
 
+    def _close(self) -> None:
+        """End the present cut."""
+        for policy in list(self._gathered):
+            self._flush(policy)
+        self._cuts.add(self.cut())
+
+    def cut(self) -> Cut:
+        """Where the partition stands."""
+        oldest = self.join.oldest()
+        return Cut(
+            offsets=dict(self.positions),
+            watermark=self.join.watermark,
+            oldest={
+                side: self.positions[side] if first is None else first
+                for side, first in zip(SIDES, oldest, strict=True)
+            },
+            waiting=pack_places(self.join.waiting.places()),
+        )
+
+    # -- recovery
+
+    def rewind(self, base: Cut, goes_to: Mapping[Entry, Mapping[Side, int]]) -> None:
+        """Go back to a cut, to `remember` what was pending there; ``goes_to``: the offsets that each entry's record includes."""
+        self.positions = dict(base.offsets)
+        self.join.watermark = base.watermark
+        self._cuts = Cuts(base)
+        self._goes_to = dict(goes_to)
+
+    def replaying(self, to: Mapping[Side, int]) -> None:
+        """What is taken from here on belongs to the cut that ends at these offsets."""
+        self._replayed = to
+
+    def replay(self, watermark: int | None) -> None:
+        """End a cut that is being replayed, as `freeze` ended it, without its records."""
+        if self._replayed is None:
+            raise RuntimeError("replay without a cut that is being replayed: this is a bug")
+        self.positions = dict(self._replayed)
+        if watermark is not None:
+            self.join.advance(watermark)
+        self._close()
+
+    def settled(self) -> None:
+        """End the recovery: what is taken from here on is new."""
+        self._joined, self._matured, self._dead = [], [], []
+        self._goes_to, self._replayed = {}, None
+        self.frozen = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)
+
+    # -- records
+
     def _arm_records(self) -> Iterator[Message]:
-        for policy, arms in self._dirty.items():
-            model = self.rules.models[policy]
-            for arm in sorted(arms):
-                value = model.encode(self.sums[policy][arm]) | {"offsets": dict(self.positions)}
-                yield Message("posteriors", sums_key(policy, self.number, arm), msgspec.msgpack.encode(value))
+        offsets = {"offsets": dict(self.positions)}
+        for (policy, track, arm), value in self.table.write(self.rules.checkpoint_bytes, offsets):
+            first = next(iter(self.table.tracks[policy]))
+            yield Message("posteriors", sums_key(policy, self.number, arm, None if track == first else track), value)
 
     def _feedback(self) -> Iterator[Message]:
         arms, slots = self.rules.decoder.arms, self.rules.decoder.slots
@@ -264,16 +346,11 @@ class PartitionState:
             yield from letters(self.rules.topics[side], self.number, rows)
 
     def _checkpoint(self) -> Message:
-        oldest = self.join.oldest()
         value = {
             "v": 1,
-            "offsets": dict(self.positions),
-            "watermark": self.join.watermark,
-            "oldest": {
-                side: self.positions[side] if first is None else first
-                for side, first in zip(SIDES, oldest, strict=True)
-            },
-            "waiting": pack_places(self.join.waiting.places()),
+            **self._cuts.newest.fields,
+            **self._cuts.since(self.table.base),
+            "unwritten": len(self.table.unwritten),
             "counts": dict(self.counts),
             "impressions": dict(self.impressions),
             "largest_ts": dict(self.largest_ts),
@@ -293,17 +370,10 @@ def _row_of(record: Record, row: int) -> int | None:
     return row if record.value is not None and record.value[:4] == COLUMNS_MAGIC else None
 
 
-def sums_key(policy: str | None, partition: int, arm: str | None) -> bytes:
-    """Key of a record of the posteriors topic: [policy, partition, arm]; both names null for the checkpoint record."""
-    return msgspec.msgpack.encode([policy, partition, arm])
-
-
-def to_batch(
-    gathered: Gathered, names: Sequence[str], dimension: int, *, limit: float | None = None
-) -> tuple[Batch, list[str]]:
-    """Gathered rows as a batch for the model, contexts cut to ``limit``, and the names of the arms it touches."""
+def to_batch(gathered: Gathered, names: Sequence[str], dimension: int, *, limit: float | None = None) -> Batch:
+    """Gathered rows as a batch for the model, contexts cut to ``limit``."""
     groups, joined = gathered.impressions, gathered.joined
-    batch = Batch(
+    return Batch(
         arms=tuple(names),
         arm=_concatenate([group.arm for group in groups], np.intp),
         x=clip_contexts(_concatenate([group.x for group in groups], None, dimension), limit),
@@ -314,8 +384,6 @@ def to_batch(
         reward=np.array([row.change for row in joined], np.float64),
         square=np.array([row.square for row in joined], np.float64),
     )
-    touched = np.bincount(batch.arm, minlength=len(names)) + np.bincount(batch.reward_arm, minlength=len(names))
-    return batch, [names[code] for code in np.flatnonzero(touched).tolist()]
 
 
 def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> Any:

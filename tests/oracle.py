@@ -24,8 +24,8 @@ CHANCE = {"click": 0.25, "buy": 1.0}
 """What the model logistic takes: no outcome is worth more than 1."""
 
 
-def config(model: str = "linear") -> str:
-    """The policy's settings."""
+def config(model: str = "linear", more: str = "") -> str:
+    """The policy's settings, with ``more`` lines."""
     worth = CHANCE if model == "logistic" else WORTH
     return f"""
 [policies.{POLICY}]
@@ -35,6 +35,7 @@ window_s = {WINDOW_S}
 early_s = {EARLY_S}
 grace_s = {GRACE_S}
 outcomes = {{ click = {worth["click"]}, buy = {worth["buy"]} }}
+{more}
 """
 
 

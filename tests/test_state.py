@@ -178,7 +178,7 @@ def test_every_models_sums_come_back_from_their_records(name: str) -> None:
     """What a learner committed is what the next one starts from, to the last bit, and the click is in it."""
     partition, records = committed(model=name)
     model = partition.rules.models["p"]
-    state, _, _ = restore(0, records, rules_of(model=name))
+    state = restore(0, records, rules_of(model=name)).state
     assert {arm: model.encode(one) for arm, one in state.sums["p"].items()} == {
         arm: model.encode(one) for arm, one in partition.sums["p"].items()
     }
@@ -191,7 +191,7 @@ def test_a_policy_changes_between_models_of_the_same_sums_without_learning_anew(
     """Linear, hybrid and student read each other's records; other sums, another encoder or point are refused."""
     partition, records = committed(model="linear", encoder="text-7c")
     for name in ("hybrid", "student"):
-        state, _, _ = restore(0, records, rules_of(model=name, encoder="text-7c"))
+        state = restore(0, records, rules_of(model=name, encoder="text-7c")).state
         assert state.sums["p"]["a"].n == partition.sums["p"]["a"].n
     with pytest.raises(StateMismatchError, match=r"has model 'logistic' .* and 'linear' in the stored sums"):
         restore(0, records, rules_of(model="logistic", encoder="text-7c"))

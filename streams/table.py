@@ -1,0 +1,119 @@
+"""The sums of one partition by policy, half-life and arm, and which of them are not written as they stand.
+
+An *entry* is one arm's sums under one half-life (a *track* of the ladder that forgetting is chosen from). A checkpoint writes
+the entries that have waited longest, as many as fit into a budget of bytes; each record says up to which offsets its sums
+go, so that a recovery adds to an entry only what lies above its own (streams/cuts.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from policies.batch import Batch
+from policies.model import Model, Sums
+
+Tracks = Mapping[float, Model]
+"""A policy's model for each half-life in seconds; the first is the one that other programs know the policy by."""
+
+
+class Entry(NamedTuple):
+    """What one record of sums is about."""
+
+    policy: str
+    track: float
+    arm: str
+
+
+class Table:
+    """Sums of one partition. ``tracks`` by policy; ``sums[policy][track][arm]`` is read by others and changed here only."""
+
+    def __init__(self, tracks: Mapping[str, Tracks]) -> None:
+        self.tracks = tracks
+        self.sums: dict[str, dict[float, dict[str, Sums]]] = {
+            policy: {track: {} for track in models} for policy, models in tracks.items()
+        }
+        self.unwritten: dict[Entry, int] = {}
+        """Entries whose newest record lacks something, with the number of the cut that it does not lack; longest first."""
+
+    def update(
+        self, policy: str, batch: Batch, *, cut: int, only: Mapping[float, Sequence[bool]] | None = None
+    ) -> None:
+        """Add a batch to every track. ``cut``: number of the last cut; ``only``: by track, which of the batch's arms to add to."""
+        for track, model in self.tracks[policy].items():
+            part = batch if only is None else of_arms(batch, only[track])
+            sums = self.sums[policy][track]
+            self.sums[policy][track] = model.update(sums, part)
+            for arm in touched(part):
+                self.unwritten.setdefault(Entry(policy, track, arm), cut)
+
+    def put(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """Take sums from their record. Raises RecordError if they cannot be used."""
+        model = self.tracks[entry.policy][entry.track]
+        self.sums[entry.policy][entry.track][entry.arm] = model.decode(record)
+
+    def write(self, budget_bytes: int, more: Mapping[str, Any]) -> Iterator[tuple[Entry, bytes]]:
+        """Records of the entries that have waited longest, at least one, until they fill the budget; with ``more`` in each."""
+        left = budget_bytes
+        for entry in list(self.unwritten):
+            if left <= 0:
+                return
+            policy, track, arm = entry
+            sums = self.sums[policy][track][arm]
+            value = msgspec.msgpack.encode({**self.tracks[policy][track].encode(sums), **more})
+            del self.unwritten[entry]
+            left -= len(value)
+            yield entry, value
+
+    @property
+    def base(self) -> int | None:
+        """Number of the last cut that every entry's newest record goes up to; None if that is the present one."""
+        return min(self.unwritten.values(), default=None)
+
+
+def touched(batch: Batch) -> list[str]:
+    """Names of the arms that a batch changes."""
+    rows = np.bincount(batch.arm, minlength=len(batch.arms)) + np.bincount(batch.reward_arm, minlength=len(batch.arms))
+    return [batch.arms[code] for code in np.flatnonzero(rows).tolist()]
+
+
+def of_arms(batch: Batch, wanted: Sequence[bool]) -> Batch:
+    """The rows of some arms. ``wanted``: (arms,) which of ``batch.arms``."""
+    among = np.asarray(wanted, np.bool_)
+    rows, rewards = among[batch.arm], among[batch.reward_arm]
+    return Batch(
+        arms=batch.arms,
+        arm=batch.arm[rows],
+        x=batch.x[rows],
+        ts=batch.ts[rows],
+        reward_arm=batch.reward_arm[rewards],
+        reward_x=batch.reward_x[rewards],
+        reward_ts=batch.reward_ts[rewards],
+        reward=batch.reward[rewards],
+        square=batch.square[rewards],
+    )
+
+
+def sums_key(policy: str | None, partition: int, arm: str | None, track: float | None = None) -> bytes:
+    """Key of a record of the posteriors topic: [policy, partition, arm], with the half-life behind it for all but the first track.
+
+    Both names null: the checkpoint record.
+
+    >>> sums_key("p", 0, "a").hex(), sums_key("p", 0, "a", 60.0).hex()
+    ('93a17000a161', '94a17000a161cb404e000000000000')
+    """
+    names = [policy, partition, arm]
+    return msgspec.msgpack.encode(names if track is None else [*names, track])
+
+
+def read_key(key: bytes) -> tuple[str | None, int, str | None, float | None]:
+    """What `sums_key` was made of.
+
+    >>> read_key(sums_key("p", 0, "a"))
+    ('p', 0, 'a', None)
+    """
+    policy, partition, arm, *track = msgspec.msgpack.decode(key)
+    return policy, partition, arm, track[0] if track else None
