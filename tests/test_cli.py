@@ -24,6 +24,7 @@ COMMANDS = [
     ("demo",),
     ("worker",),
     ("replay",),
+    ("evaluate",),
     ("topics", "create"),
     ("topics", "check"),
     ("policy", "show"),
