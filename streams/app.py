@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 
 from streams import logs, security
+from streams.blocks import NoRoomError
 from streams.checkpoint import Writer
 from streams.failpoints import failpoints
 from streams.learner import Learner
@@ -168,6 +169,9 @@ class Worker:
             async for batch in stream:
                 try:
                     learner.take(batch)
+                except NoRoomError as error:
+                    await self.fatal(error)
+                    raise
                 except Exception as error:
                     log.exception("a batch could not be added: this is a bug")
                     await self.fatal(error)

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.robust import bounded
+from streams.blocks import Blocks
 from streams.decoded import Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
 from streams.pending import Chunk, Pending, Seen
@@ -105,12 +106,17 @@ class Changes:
 
 
 class Join:
-    """Join state of one partition. ``windows``: rules by policy; ``watermark``: event time in ms up to which rows have left."""
+    """Join state of one partition. ``windows``: rules by policy; ``watermark``: event time in ms up to which rows have left.
 
-    def __init__(self, windows: Mapping[str, Window], *, watermark: int | None = None) -> None:
+    ``blocks``: where pending rows are kept, None for memory of its own.
+    """
+
+    def __init__(
+        self, windows: Mapping[str, Window], *, watermark: int | None = None, blocks: Blocks | None = None
+    ) -> None:
         self.windows = windows
         self.watermark = watermark
-        self.pending = Pending()
+        self.pending = Pending(blocks)
         self.keys = KeyTable()
         self.waiting = Waiting()
         self.counts = dict.fromkeys(CLICK_COUNTS, 0)
@@ -200,7 +206,7 @@ class Join:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the pending rows and their key table."""
+        """Bytes in memory of the pending rows and their key table."""
         return self.pending.nbytes + self.keys.nbytes
 
     def _leaves(self, click: Click) -> int:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import structlog
 from faust.types import TP
 
+from streams.blocks import NoRoomError
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.lifecycle import Flow, Lifecycle, StuckError, stuck
 from streams.monitoring import Monitor
@@ -220,7 +221,7 @@ class Learner:
                         stir=lifecycle.stir,
                     )
                 )
-            except StateMismatchError as error:
+            except (StateMismatchError, NoRoomError) as error:
                 await self._fatal(error)
                 return
             except Exception as error:  # noqa: BLE001 - tried again, whatever it was, and said

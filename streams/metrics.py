@@ -82,6 +82,12 @@ class Metrics:
         self.pending_bytes = Gauge(
             "clickloop_pending_bytes", "Memory that pending impressions take.", ["partition"], registry=registry
         )
+        self.pending_file_bytes = Gauge(
+            "clickloop_pending_file_bytes",
+            "Pending impressions in files, past the memory ceiling.",
+            ["partition"],
+            registry=registry,
+        )
         self.waiting_clicks = Gauge(
             "clickloop_waiting_clicks", "Outcomes whose impression was not seen yet.", ["partition"], registry=registry
         )

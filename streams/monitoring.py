@@ -124,6 +124,7 @@ class Monitor:
         for gauge in (
             self.metrics.pending_rows,
             self.metrics.pending_bytes,
+            self.metrics.pending_file_bytes,
             self.metrics.waiting_clicks,
             self.metrics.watermark,
         ):
@@ -167,6 +168,7 @@ class Monitor:
         label = str(number)
         self.metrics.pending_rows.labels(partition=label).set(state.join.pending.rows)
         self.metrics.pending_bytes.labels(partition=label).set(state.join.nbytes)
+        self.metrics.pending_file_bytes.labels(partition=label).set(state.join.pending.file_bytes)
         self.metrics.waiting_clicks.labels(partition=label).set(state.counts["waiting"])
         if state.join.watermark is not None:
             self.metrics.watermark.labels(partition=label).set(state.join.watermark / 1000)

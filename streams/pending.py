@@ -1,11 +1,14 @@
 """Impressions whose window is still open, in arrays bucketed by the time they leave.
 
 A row takes 48 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
-in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks.
+in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks. A chunk's columns are
+one block of bytes: past the memory ceiling, those that have been full the longest move to a file (streams/blocks.py), where they are
+read and written as before.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,11 +17,23 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from streams.blocks import Block, Blocks
 from streams.decoded import Impressions
 
 CHUNK_BITS = 10
 CHUNK_ROWS = 1 << CHUNK_BITS
-FIXED_BYTES = 48  # of a row, all columns but the context
+FIXED: dict[str, str] = {
+    "key": "u8",
+    "ts": "i8",
+    "offset": "i8",
+    "propensity": "f8",
+    "row": "i4",
+    "arm": "i4",
+    "slot": "i4",
+    "snapshot": "i4",
+}
+"""Types of all columns but the context."""
+FIXED_BYTES = sum(np.dtype(kind).itemsize for kind in FIXED.values())
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +59,8 @@ class Chunk:
     snapshot: npt.NDArray[np.int32]
     propensity: npt.NDArray[np.float64]
     x: npt.NDArray[np.floating[Any]]
+    block: Block
+    in_file: bool = False
     n: int = 0
     gone: npt.NDArray[np.bool_] | None = None
     seen: dict[int, list[Seen]] = field(default_factory=dict)
@@ -65,28 +82,25 @@ class Chunk:
         return np.arange(self.n) if self.gone is None else np.flatnonzero(~self.gone[: self.n])
 
 
-def _new_chunk(policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk:
-    def empty(dtype: Any) -> Any:
-        return np.empty(CHUNK_ROWS, dtype)
-
-    return Chunk(
-        policy=policy,
-        key=empty(np.uint64),
-        ts=empty(np.int64),
-        offset=empty(np.int64),
-        row=empty(np.int32),
-        arm=empty(np.int32),
-        slot=empty(np.int32),
-        snapshot=empty(np.int32),
-        propensity=empty(np.float64),
-        x=np.empty((CHUNK_ROWS, x.shape[1]), x.dtype),
-    )
+def _columns(block: Block, dtype: np.dtype[Any], width: int) -> dict[str, Any]:
+    """The columns that lie in a block, the context first: 8 bytes or 4, then those of 8 bytes, then those of 4."""
+    at = CHUNK_ROWS * width * dtype.itemsize
+    columns: dict[str, Any] = {"x": block[:at].view(dtype).reshape(CHUNK_ROWS, width)}
+    for name, kind in FIXED.items():
+        size = CHUNK_ROWS * np.dtype(kind).itemsize
+        columns[name] = block[at : at + size].view(kind)
+        at += size
+    return columns
 
 
 class Pending:
-    """The chunks of one partition. A row's number is chunk number * 1,024 + position."""
+    """The chunks of one partition, in ``blocks``. A row's number is chunk number * 1,024 + position."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: Blocks | None = None) -> None:
+        self._blocks = Blocks() if blocks is None else blocks
+        self._filled: deque[int] = (
+            deque()
+        )  # numbers of full chunks in memory, those that have been full the longest first
         self._chunks: dict[int, Chunk] = {}
         self._free: list[int] = []
         self._buckets: dict[tuple[str, int], list[int]] = {}
@@ -96,8 +110,13 @@ class Pending:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all chunks."""
-        return sum(chunk.nbytes for chunk in self._chunks.values())
+        """Bytes of all chunks in memory."""
+        return sum(chunk.nbytes for chunk in self._chunks.values() if not chunk.in_file)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of all chunks in files."""
+        return sum(chunk.nbytes for chunk in self._chunks.values() if chunk.in_file)
 
     def chunks(self) -> Iterator[Chunk]:
         """Every chunk."""
@@ -147,6 +166,8 @@ class Pending:
             numbers[into[done : done + size]] = (number << CHUNK_BITS) + np.arange(chunk.n, chunk.n + size)
             chunk.n += size
             done += size
+            if chunk.n == CHUNK_ROWS:
+                self._full(number)
 
     def _open(self, bucket: tuple[str, int], x: npt.NDArray[np.floating[Any]]) -> tuple[int, Chunk]:
         """The bucket's chunk that still has room for rows of this type, made if there is none."""
@@ -156,9 +177,23 @@ class Pending:
             if chunk.n < CHUNK_ROWS and chunk.x.dtype == x.dtype:
                 return number, chunk
         number = self._free.pop() if self._free else len(self._chunks)
-        self._chunks[number] = self._reused(bucket[0], x) or _new_chunk(bucket[0], x)
+        self._chunks[number] = self._reused(bucket[0], x) or self._new(bucket[0], x)
         numbers.append(number)
         return number, self._chunks[number]
+
+    def _new(self, policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk:
+        block = self._blocks.new(CHUNK_ROWS * (FIXED_BYTES + x.itemsize * x.shape[1]))
+        return Chunk(policy=policy, block=block, **_columns(block, x.dtype, x.shape[1]))
+
+    def _full(self, number: int) -> None:
+        """A chunk is full: it may move to a file when its turn comes."""
+        self._filled.append(number)
+        while self._blocks.full and self._filled:
+            chunk = self._chunks.get(self._filled.popleft())
+            if chunk is not None and not chunk.in_file and chunk.n == CHUNK_ROWS:
+                chunk.block, chunk.in_file = self._blocks.move(chunk.block), True
+                for name, column in _columns(chunk.block, chunk.x.dtype, chunk.x.shape[1]).items():
+                    setattr(chunk, name, column)
 
     def _reused(self, policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk | None:
         for i, chunk in enumerate(self._spare):
@@ -174,7 +209,8 @@ class Pending:
 
         What it yields may be read until the next call.
         """
-        self._spare = [*self._spare, *self._left][: len(self._chunks) // 8 + 1]
+        self._spare = [chunk for chunk in (*self._spare, *self._left) if not (chunk.in_file or self._blocks.full)]
+        del self._spare[len(self._chunks) // 8 + 1 :]
         self._left = []
         for (policy, bucket), numbers in list(self._buckets.items()):
             width = bucket_ms[policy]

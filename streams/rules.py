@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.model import Model, make_model
+from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
 from streams.settings import PolicySettings, Settings
@@ -23,6 +24,7 @@ def rules(settings: Settings) -> Rules:
         },
         ladders={name: tracks(policy) for name, policy in policies.items() if policy.half_lives_s},
         checkpoint_bytes=settings.checkpoint_bytes,
+        blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 

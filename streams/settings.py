@@ -77,6 +77,16 @@ class Settings(BaseSettings):
         ge=1024,
         description="what the sums in one checkpoint of a partition may take; what has no room follows in the next ones",
     )
+    pending_memory_mb: float = Field(
+        4_096.0,
+        gt=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="memory of a worker's pending impressions, in MB of 10^6 bytes; what passes it moves to files",
+    )
+    pending_dir: Path | None = Field(
+        None, description="folder of these files; unset is the system's for temporary files"
+    )
     publish_interval_s: Interval = Field(0.4, description="seconds between two looks at the sums by the publisher")
     meta_interval_s: Interval = Field(60.0, description="seconds between two meta-updates")
     session_timeout_s: float = Field(20.0, ge=0.5, le=1_800, description="seconds until a silent worker is expelled")

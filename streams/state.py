@@ -19,6 +19,7 @@ import numpy as np
 from policies.batch import Batch
 from policies.model import Model, Sums
 from policies.robust import clip_contexts
+from streams.blocks import Blocks
 from streams.cuts import SIDES, Cut, Cuts, Side
 from streams.dead_letters import letters
 from streams.decode import Decoder, select
@@ -66,7 +67,7 @@ class Rules:
 
     ``models``: of each policy, that of its first half-life. ``ladders``: of the policies with several, the model of each.
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
-    in one checkpoint may take; the rest follows in the next ones.
+    in one checkpoint may take; the rest follows in the next ones. ``blocks``: memory and files for pending rows.
     """
 
     decoder: Decoder
@@ -77,6 +78,7 @@ class Rules:
     feature_limit: Mapping[str, float] = field(default_factory=dict)
     ladders: Mapping[str, Tracks] = field(default_factory=dict)
     checkpoint_bytes: int = CHECKPOINT_BYTES
+    blocks: Blocks = field(default_factory=Blocks)
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -104,7 +106,7 @@ class PartitionState:
     def __init__(self, number: int, *, rules: Rules, watermark: int | None = None) -> None:
         self.number = number
         self.rules = rules
-        self.join = Join(rules.windows, watermark=watermark)
+        self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks)
         self.table = Table(rules.tracks)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}

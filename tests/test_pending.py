@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streams.blocks import Blocks
 from streams.decoded import Impressions
 from streams.pending import CHUNK_ROWS, Pending, Seen
 
@@ -49,16 +50,19 @@ def append(pending: Pending, batch: Impressions, rows: np.ndarray[Any, np.dtype[
     return numbers
 
 
+@pytest.mark.parametrize("ceiling", [None, 0, 200_000])
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_stay_under_their_number_until_they_leave(seed: int) -> None:
-    """Two policies, both types of context, rows out of order; watermarks that cut through buckets and that jump."""
+def test_rows_stay_under_their_number_until_they_leave(seed: int, ceiling: int | None) -> None:
+    """Two policies, both types of context, rows out of order; watermarks that cut through buckets and that jump; files."""
     rng = np.random.default_rng(seed)
-    pending, model = Pending(), dict[int, tuple[str, list[Any]]]()
-    now_ms = first = 0
-    for _ in range(150):
+    blocks = Blocks(ceiling_bytes=ceiling)
+    pending, model = Pending(blocks), dict[int, tuple[str, list[Any]]]()
+    now_ms = first = moved = 0
+    rounds, most = (150, 700) if ceiling is None else (30, 4_000)
+    for _ in range(rounds):
         policy = ["front", "side"][rng.integers(2)]
         dtype = [np.float32, np.float64][rng.integers(2)]
-        batch = arrivals(rng, int(rng.integers(1, 700)), first=first, now_ms=now_ms, policy=policy, dtype=dtype)
+        batch = arrivals(rng, int(rng.integers(1, most)), first=first, now_ms=now_ms, policy=policy, dtype=dtype)
         first += len(batch.ts)
         rows = np.flatnonzero(rng.random(len(batch.ts)) < 0.9)
         if len(rows):
@@ -69,10 +73,14 @@ def test_rows_stay_under_their_number_until_they_leave(seed: int) -> None:
         if rng.random() < 0.5:
             check_leaving(pending, model, now_ms)
         assert pending.rows == len(model)
+        moved += pending.file_bytes
     for number, (_, row) in model.items():
         assert stored(pending, number) == row
     check_leaving(pending, model, now_ms + 100_000)
-    assert (pending.rows, list(pending.chunks()), pending.nbytes) == (0, [], 0)
+    assert (pending.rows, list(pending.chunks()), pending.nbytes, pending.file_bytes) == (0, [], 0, 0)
+    assert (moved > 0) == (ceiling is not None)
+    assert list(pending.leave(now_ms + 100_001, hold_ms=HOLD_MS, bucket_ms=BUCKET_MS)) == []
+    assert blocks.file_bytes == 0
 
 
 def check_leaving(pending: Pending, model: dict[int, tuple[str, list[Any]]], watermark: int) -> None:
