@@ -1,6 +1,6 @@
 """Impressions whose window is still open, in arrays bucketed by the time they leave.
 
-A row takes 48 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
+A row takes 49 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
 in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks.
 """
 
@@ -18,7 +18,7 @@ from streams.decoded import Impressions
 
 CHUNK_BITS = 10
 CHUNK_ROWS = 1 << CHUNK_BITS
-FIXED_BYTES = 48  # of a row, all columns but the context
+FIXED_BYTES = 49  # of a row, all columns but the context
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +43,7 @@ class Chunk:
     slot: npt.NDArray[np.int32]
     snapshot: npt.NDArray[np.int32]
     propensity: npt.NDArray[np.float64]
+    flags: npt.NDArray[np.uint8]
     x: npt.NDArray[np.floating[Any]]
     n: int = 0
     gone: npt.NDArray[np.bool_] | None = None
@@ -79,6 +80,7 @@ def _new_chunk(policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk:
         slot=empty(np.int32),
         snapshot=empty(np.int32),
         propensity=empty(np.float64),
+        flags=empty(np.uint8),
         x=np.empty((CHUNK_ROWS, x.shape[1]), x.dtype),
     )
 
@@ -143,6 +145,7 @@ class Pending:
             chunk.slot[target] = batch.slot[source]
             chunk.snapshot[target] = batch.snapshot[source]
             chunk.propensity[target] = batch.propensity[source]
+            chunk.flags[target] = batch.flags[source]
             chunk.x[target] = batch.x[source]
             numbers[into[done : done + size]] = (number << CHUNK_BITS) + np.arange(chunk.n, chunk.n + size)
             chunk.n += size

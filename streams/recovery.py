@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from streams.checkpoint import Writer
 from streams.reading import bounds, latest, read, reader
@@ -84,6 +85,9 @@ def restore(
         state.largest_ts[side] = checkpoint["largest_ts"][side]
     state.join.counts.update(checkpoint["counts"])
     state.impressions.update(checkpoint["impressions"])
+    expired = checkpoint.get("expired")
+    if expired is not None:
+        state.join.units.restore(np.fromiter(unpack_places(expired), np.int64))
     return state, checkpoint["oldest"], unpack_places(checkpoint["waiting"])
 
 

@@ -92,7 +92,7 @@ class PartitionState:
         self.sums: dict[str, dict[str, Sums]] = {policy: {} for policy in rules.models}
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
-        self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0}
+        self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0, "limited": 0}
         self.frozen: tuple[int, int, int | None] | None = None
         self._dirty: dict[str, set[str]] = {policy: set() for policy in rules.models}
         self._gathered: dict[str, Gathered] = {}
@@ -145,9 +145,10 @@ class PartitionState:
             self._seen_time("impressions", int(group.ts.max()))
             changes = self.join.add_impressions(group)
             self.impressions["duplicate"] += changes.duplicates
-            if changes.fresh is not None and len(changes.fresh):
+            if changes.fresh is not None and changes.learning is not None:
                 self.impressions["accepted"] += len(changes.fresh)
-                self._gather(group, changes.fresh)
+                self.impressions["limited"] += changes.limited
+                self._gather(group, changes.learning)
             if changes.expired is not None:
                 by_offset = by_offset or {record.offset: record for record in records}
                 dead.extend(self._expired(group, changes, by_offset))
@@ -193,17 +194,14 @@ class PartitionState:
         before = self.largest_ts[side]
         self.largest_ts[side] = ts if before is None else max(before, ts)
 
-    def _gather(self, group: Impressions, fresh: Any) -> None:
-        learns = (group.snapshot[fresh] >= 0) | (group.propensity[fresh] < 1.0)
-        if not learns.all():
-            fresh = fresh[learns]
-        if not len(fresh):
+    def _gather(self, group: Impressions, learning: Any) -> None:
+        if not len(learning):
             return
-        if len(fresh) < len(group.ts):
-            group = select(group, fresh)
+        if len(learning) < len(group.ts):
+            group = select(group, learning)
         gathered = self._gathered.setdefault(group.policy, Gathered())
         gathered.impressions.append(group)
-        gathered.rows += len(fresh)
+        gathered.rows += len(learning)
         if gathered.rows >= FLUSH_ROWS:
             self._flush(group.policy)
 
@@ -274,6 +272,7 @@ class PartitionState:
                 for side, first in zip(SIDES, oldest, strict=True)
             },
             "waiting": pack_places(self.join.waiting.places()),
+            "expired": pack_places(self.join.units.expired()),
             "counts": dict(self.counts),
             "impressions": dict(self.impressions),
             "largest_ts": dict(self.largest_ts),
