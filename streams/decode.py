@@ -165,6 +165,11 @@ def _concatenated(parts: list[Impressions]) -> Impressions:
     names = (*COLUMNS, "unit") if limited else COLUMNS
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     whole = Impressions(policy=parts[0].policy, **columns)
-    if not limited or (np.diff(whole.offset) >= 0).all():
-        return whole
-    return select(whole, np.argsort(whole.offset, kind="stable"))
+    return _in_order(whole) if limited else whole
+
+
+def _in_order(group: Impressions) -> Impressions:
+    """The rows in the order of the log."""
+    if (np.diff(group.offset) >= 0).all():
+        return group
+    return select(group, np.argsort(group.offset, kind="stable"))

@@ -88,8 +88,6 @@ class Units:
             counted: False in a rebuild, where rows that would have left by now are such that came in time, save those restored.
         """
         limit, rows = self.limits[batch.policy], fresh
-        if counted:
-            self._missed, self._gone = self._missed[:0], None
         if expired is not None and watermark is not None:
             end = (batch.ts[expired] // limit.width_ms + 1) * limit.width_ms - 1
             still = expired[end + limit.hold_ms > watermark]
@@ -107,7 +105,8 @@ class Units:
         return over
 
     def leave(self, watermark: int) -> None:
-        """Let go of the buckets that are closed at this watermark."""
+        """Let go of the buckets that are closed at this watermark, and of what only a rebuild needs: it is over."""
+        self._missed, self._gone = self._missed[:0], None
         for policy, number in list(self._buckets):
             limit = self.limits[policy]
             if (number + 1) * limit.width_ms - 1 + limit.hold_ms <= watermark:
@@ -144,7 +143,8 @@ class Units:
         found, place = self._gone.add(batch.key[rows])
         new = found == PROVISIONAL + np.arange(len(rows))
         self._gone.assign(place[new], np.zeros(int(new.sum()), np.int32))
-        return rows[new]
+        first: Numbers = rows[new]
+        return first
 
 
 def _places(batch: Impressions, rows: Numbers) -> Places:
