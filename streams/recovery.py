@@ -3,8 +3,8 @@
 1. *Initialise* the partition's transactional producer: this fences the predecessor and ends its open transaction, so that
    what is committed now stays the last word.
 2. *Read* the state: the newest record of each arm and the checkpoint record.
-3. *Rebuild* what is pending: read the input again from the oldest offset that something pending needed up to the committed
-   offsets. It adds to no sum: whatever both of a pair's offsets lie below is in the sums already.
+3. *Rebuild* what is pending, and how often each unit learned: read the input again from the oldest offset that either needed up to
+   the committed offsets. It adds to no sum: whatever both of a pair's offsets lie below is in the sums already.
 
 A crash in between changes nothing; the next one begins again.
 """
