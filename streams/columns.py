@@ -8,8 +8,9 @@ both                      ``v`` 1, ``type`` "impression" or "outcome", ``n``, ``
                           ``slots`` [names], ``slot`` u4, ``ts`` i8 (ms UTC)
 impression                ``policy`` (one a batch), ``arms`` [names], ``arm`` u4, ``propensity`` f8,
                           ``snapshot`` i8 (-1: none), ``dimension``, ``dtype`` "<f4" or "<f8", ``context`` n*dimension values
-if any row has one        ``candidates`` [n lists or null], ``unit`` [n strings or null], ``explore`` [n values or null],
-                          ``propensity_kind`` [n "estimate" or null]; kept for audit, the learner passes over them
+if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [n strings or null], which is read where a policy limits
+                          its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
+                          the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
 ========================  ==========================================================================================
 

@@ -25,12 +25,14 @@ class Cut:
         watermark: event time in ms up to which rows have left; None before the first.
         oldest: first offset that something pending needs, by side.
         waiting: places of the waiting outcomes, packed (streams/waiting.py).
+        expired: places of the impressions that came too late and count for no unit (streams/units.py), packed; empty is none.
     """
 
     offsets: Mapping[Side, int]
     watermark: int | None
     oldest: Mapping[Side, int]
     waiting: bytes
+    expired: bytes = b""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -40,6 +42,7 @@ class Cut:
             "watermark": self.watermark,
             "oldest": dict(self.oldest),
             "waiting": self.waiting,
+            "expired": self.expired,
         }
 
     @property
@@ -51,7 +54,11 @@ class Cut:
 def read_cut(record: Mapping[str, Any]) -> Cut:
     """A cut from `Cut.fields`; other keys are passed over."""
     return Cut(
-        offsets=record["offsets"], watermark=record["watermark"], oldest=record["oldest"], waiting=record["waiting"]
+        offsets=record["offsets"],
+        watermark=record["watermark"],
+        oldest=record["oldest"],
+        waiting=record["waiting"],
+        expired=record.get("expired", b""),
     )
 
 

@@ -18,7 +18,7 @@ from streams.decoded import Click, Dead, Impressions, Names, Record, row_keys
 from streams.events import CONTENT_TYPE, Codec, EventError, codec_of
 from streams.validation import latest_ms, outcome_reason, valid
 
-COLUMNS = ("key", "slot", "arm", "ts", "offset", "row", "snapshot", "propensity", "x")
+COLUMNS = ("key", "slot", "arm", "ts", "offset", "row", "snapshot", "propensity", "x", "flags")
 
 
 class Decoder:
@@ -129,13 +129,14 @@ def _common_codec(records: Sequence[Record]) -> Codec | None:
 def merged(groups: list[Impressions]) -> list[Impressions]:
     """Groups of one policy and type put together, in order: large batches are cheaper to join.
 
-    Where two groups hold the same decision, stretches of the log instead, so that the first of its copies comes first.
+    Where two groups hold the same decision, stretches of the log instead, so that the first of its copies comes first. Of a
+    policy that limits its units both types go together, in the order of the log, because its first rows are those that learn.
     """
     if len(groups) < 2:
         return groups
     together: dict[tuple[str, str], list[Impressions]] = {}
     for group in groups:
-        together.setdefault((group.policy, group.x.dtype.str), []).append(group)
+        together.setdefault((group.policy, group.x.dtype.str if group.unit is None else ""), []).append(group)
     result = [parts[0] if len(parts) == 1 else _concatenated(parts) for parts in together.values()]
     keys = [np.unique(group.key) for group in result]
     if len(np.unique(np.concatenate(keys))) == sum(map(len, keys)):
@@ -155,9 +156,20 @@ def _stretches(groups: list[Impressions]) -> Iterable[Impressions]:
 
 def select(group: Impressions, rows: object) -> Impressions:
     """Some rows of a batch."""
-    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in COLUMNS})
+    names = COLUMNS if group.unit is None else (*COLUMNS, "unit")
+    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in names})
 
 
 def _concatenated(parts: list[Impressions]) -> Impressions:
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
-    return Impressions(policy=parts[0].policy, **columns)
+    limited = parts[0].unit is not None
+    names = (*COLUMNS, "unit") if limited else COLUMNS
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    whole = Impressions(policy=parts[0].policy, **columns)
+    return _in_order(whole) if limited else whole
+
+
+def _in_order(group: Impressions) -> Impressions:
+    """The rows in the order of the log."""
+    if (np.diff(group.offset) >= 0).all():
+        return group
+    return select(group, np.argsort(group.offset, kind="stable"))

@@ -11,11 +11,23 @@ import numpy.typing as npt
 
 from streams.columns import ImpressionColumns, OutcomeColumns, column
 from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules
-from streams.decoded import Dead, Names, Record
+from streams.decoded import Dead, Names, Record, estimate_flags
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.validation import Raw, dimension_reason, version_reason
 
-_IMPRESSIONS = msgspec.msgpack.Decoder(ImpressionColumns)
+
+class _Columns(ImpressionColumns, frozen=True, kw_only=True):
+    propensity_kind: list[Any] | None = None
+
+
+class _UnitColumns(_Columns, frozen=True, kw_only=True):
+    unit: list[str | None] | None = None
+
+
+_IMPRESSIONS: dict[bool, msgspec.msgpack.Decoder[Any]] = {  # by whether units are read
+    False: msgspec.msgpack.Decoder(_Columns),
+    True: msgspec.msgpack.Decoder(_UnitColumns),
+}
 _OUTCOMES = msgspec.msgpack.Decoder(OutcomeColumns)
 
 
@@ -23,7 +35,7 @@ class _Part(NamedTuple):
     """One record whose columns have the right lengths."""
 
     record: Record
-    batch: ImpressionColumns
+    batch: Any  # _Columns, or _UnitColumns
     slot: npt.NDArray[np.int32]
     arm: npt.NDArray[np.int32]
 
@@ -42,7 +54,8 @@ def impressions(
         if part.batch.n:
             together.setdefault((part.batch.policy, part.batch.dtype), []).append(part)
     for (policy, dtype), parts in together.items():
-        yield _joined(policy, dtype, parts, policies.dimension(policy))
+        units = _named(parts, "unit") if policy in policies.limited else None
+        yield _joined(policy, dtype, parts, policies.dimension(policy), units)
 
 
 def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[OutcomeRow], list[Record], list[int]]:
@@ -63,7 +76,7 @@ def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[Outco
 
 
 def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: Names) -> _Part:
-    batch: ImpressionColumns = _decoded(record, _IMPRESSIONS, "impression")
+    batch = _decoded(record, _IMPRESSIONS[bool(policies.limited)], "impression")
     policies.check(batch.policy)
     dimension, n = policies.dimension(batch.policy), batch.n
     if dimension and batch.dimension != dimension:
@@ -73,14 +86,24 @@ def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: 
     column(batch.context, batch.dtype, n * batch.dimension, "context")
     for name, dtype in (("ts", "<i8"), ("snapshot", "<i8"), ("propensity", "<f8")):
         column(getattr(batch, name), dtype, n, name)
+    for name in ("propensity_kind", "unit"):
+        values = getattr(batch, name, None)
+        if values is not None and len(values) != n:
+            raise EventError(f"column {name!r} has {len(values)} values, n is {n}")
     slot = _positions(batch.slot, batch.slots, n, "slot")
     arm = _positions(batch.arm, batch.arms, n, "arm")
     return _Part(record, batch, slots.codes(batch.slots)[slot], arms[batch.policy].codes(batch.arms)[arm])
 
 
-def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
+def _named(parts: list[_Part], name: str) -> list[Any]:
+    """An optional column over all parts, None where a part does not have it."""
+    return [value for part in parts for value in getattr(part.batch, name) or [None] * part.batch.n]
+
+
+def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: list[str | None] | None) -> Raw:
     sizes = np.array([part.batch.n for part in parts])
     n, source = int(sizes.sum()), np.repeat(np.arange(len(parts)), sizes)
+    estimated = any(part.batch.propensity_kind for part in parts)
 
     def whole(name: str, of: str) -> Any:
         return np.frombuffer(b"".join([getattr(part.batch, name) for part in parts]), of)
@@ -98,6 +121,8 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
         propensity=whole("propensity", "<f8"),
         version=np.full(n, VERSION),
         x=whole("context", dtype).reshape(n, dimension) if dimension else np.zeros((n, 0), np.float32),
+        flags=estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8),
+        unit=units,
     )
 
 

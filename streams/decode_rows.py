@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streams.decoded import Dead, Names, Record
+from streams.decoded import Dead, Names, Record, estimate_flags
 from streams.events import VERSION, Codec, EventError
 from streams.validation import Raw, dimension_reason
 
@@ -26,12 +26,15 @@ class Rules(Protocol):
     def model(self) -> str: ...  # noqa: D102
     @property
     def dimension(self) -> int: ...  # noqa: D102
+    @property
+    def unit_limit(self) -> int: ...  # noqa: D102
 
 
 class PolicyRules:
-    """The policies by name, and what their contexts have to be."""
+    """The policies by name, what their contexts have to be, and whose units are limited (``limited``; else nobody reads units)."""
 
     def __init__(self, policies: Mapping[str, Rules]) -> None:
+        self.limited = frozenset(name for name, rules in policies.items() if rules.unit_limit)
         self._dimension = {name: 0 if rules.model == "beta" else rules.dimension for name, rules in policies.items()}
 
     def check(self, policy: str) -> None:
@@ -54,11 +57,20 @@ class _PackedImpressionRow(msgspec.Struct, gc=False):
     ts: Int64
     context: bytes | list[float] = b""
     snapshot: Int64 | None = None
+    propensity_kind: Any = None
     v: Int64 = VERSION
 
 
 class _ImpressionRow(_PackedImpressionRow, gc=False):
     context: list[float] = []
+
+
+class _PackedUnitRow(_PackedImpressionRow, gc=False):
+    unit: str | None = None
+
+
+class _UnitRow(_ImpressionRow, gc=False):
+    unit: str | None = None
 
 
 class OutcomeRow(msgspec.Struct, gc=False):
@@ -73,9 +85,11 @@ class OutcomeRow(msgspec.Struct, gc=False):
     v: Int64 = VERSION
 
 
-_IMPRESSION: dict[Codec, Callable[[bytes], Any]] = {
-    "json": msgspec.json.Decoder(_ImpressionRow).decode,
-    "msgpack": msgspec.msgpack.Decoder(_PackedImpressionRow).decode,
+_IMPRESSION: dict[tuple[Codec, bool], Callable[[bytes], Any]] = {  # by codec, and whether units are read
+    ("json", False): msgspec.json.Decoder(_ImpressionRow).decode,
+    ("json", True): msgspec.json.Decoder(_UnitRow).decode,
+    ("msgpack", False): msgspec.msgpack.Decoder(_PackedImpressionRow).decode,
+    ("msgpack", True): msgspec.msgpack.Decoder(_PackedUnitRow).decode,
 }
 _OUTCOME: dict[Codec, Callable[[bytes], Any]] = {
     "json": msgspec.json.Decoder(OutcomeRow).decode,
@@ -93,7 +107,7 @@ def impressions(
     dead: list[Dead],
 ) -> Iterable[Raw]:
     """The impressions of records of one codec, by policy."""
-    rows, kept = _each(records, _IMPRESSION[codec], dead)
+    rows, kept = _each(records, _IMPRESSION[codec, bool(policies.limited)], dead)
     for policy, rows_of, records_of in _by_policy(rows, kept):
         try:
             policies.check(policy)
@@ -105,7 +119,8 @@ def impressions(
         if dimension and not _all_of_dimension([row.context for row in rows_of], dimension):
             good, good_records = _of_dimension(rows_of, records_of, dimension, policy, dead)
         if good:
-            yield _raw(policy, good, good_records, arms[policy], slots, dimension)
+            units = [row.unit for row in good] if policy in policies.limited else None
+            yield _raw(policy, good, good_records, arms[policy], slots, dimension, units)
 
 
 def outcomes(records: Sequence[Record], codec: Codec, *, dead: list[Dead]) -> tuple[list[OutcomeRow], list[Record]]:
@@ -113,7 +128,15 @@ def outcomes(records: Sequence[Record], codec: Codec, *, dead: list[Dead]) -> tu
     return _each(records, _OUTCOME[codec], dead)
 
 
-def _raw(policy: str, rows: list[Any], records: list[Record], arms: Names, slots: Names, dimension: int) -> Raw:
+def _raw(
+    policy: str,
+    rows: list[Any],
+    records: list[Record],
+    arms: Names,
+    slots: Names,
+    dimension: int,
+    units: list[str | None] | None,
+) -> Raw:
     return Raw(
         policy=policy,
         records=records,
@@ -127,6 +150,8 @@ def _raw(policy: str, rows: list[Any], records: list[Record], arms: Names, slots
         propensity=np.array([row.propensity for row in rows], np.float64),
         version=np.array([row.v for row in rows], np.int64),
         x=_matrix([row.context for row in rows], dimension),
+        flags=estimate_flags([row.propensity_kind for row in rows]),
+        unit=units,
     )
 
 

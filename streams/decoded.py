@@ -10,6 +10,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+ESTIMATE = 1
+"""Flag of an impression: its propensity is an estimate."""
+LIMITED = 2
+"""Flag of an impression: its unit had reached the policy's limit, so that it does not learn; the join sets it."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -80,6 +85,8 @@ class Impressions:
     snapshot: npt.NDArray[np.int32]  # (n,) version decided from, -1 for none
     propensity: Floats  # (n,)
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64
+    flags: npt.NDArray[np.uint8]  # (n,) ESTIMATE or not
+    unit: npt.NDArray[np.uint64] | None = None  # (n,) hash of the unit, 0 for none; None where the policy has no limit
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +113,33 @@ def row_keys(
     with probability n / 2^64 at each insertion (once in ten years at 100,000 a second with 600,000 pending).
     """
     h = np.fromiter(map(hash, decision_ids), np.int64, len(decision_ids)).view(np.uint64)
-    h = (h ^ (slot_hash[slots] * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
+    return _mixed(h ^ (slot_hash[slots] * np.uint64(0x9E3779B97F4A7C15)))
+
+
+def unit_keys(units: Sequence[str | None]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of each unit (n,), by the same hash; 0 for none, which an empty name is too.
+
+    >>> keys = unit_keys(["u1", None, "u2", "", "u1"])
+    >>> (keys > 0).tolist(), bool(keys[0] == keys[4] != keys[2])
+    ([True, False, True, False, True], True)
+    """
+    n = len(units)
+    named = np.fromiter(map(bool, units), np.bool_, n)
+    return np.where(named, _mixed(np.fromiter(map(hash, units), np.int64, n).view(np.uint64)), np.uint64(0))
+
+
+def estimate_flags(kinds: Sequence[Any]) -> npt.NDArray[np.uint8]:
+    """ESTIMATE for each kind of propensity (n,) that is given and not "exact": a kind not known here is not taken for exact.
+
+    >>> estimate_flags([None, "estimate", "exact"]).tolist()
+    [0, 1, 0]
+    """
+    if not any(kinds):
+        return np.zeros(len(kinds), np.uint8)
+    return np.array([ESTIMATE if kind and kind != "exact" else 0 for kind in kinds], np.uint8)
+
+
+def _mixed(h: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    h = h * np.uint64(0xBF58476D1CE4E5B9)
     mixed: npt.NDArray[np.uint64] = h ^ (h >> np.uint64(31))
     return mixed

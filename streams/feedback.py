@@ -4,11 +4,13 @@ Layout: ``CLC1``, then one MessagePack map with ``v`` 1, ``type``, ``partition``
 little-endian values, one record for at most 4,096 rows. Index columns are uint32 positions in the list of names beside them.
 
 both        ``arms``/``arm`` u4, ``slots``/``slot`` u4, ``snapshot`` i8 (-1: none), ``propensity`` f8, ``impression_ts`` i8 (ms),
-            ``impression_offset`` i8, ``impression_row`` u4 (within a columnar record), ``dimension``, ``dtype``, ``context`` n*dimension values
+            ``impression_offset`` i8, ``impression_row`` u4 (within a columnar record), ``dimension``, ``dtype``, ``context`` n*dimension values,
+            ``propensity_kind`` u1 (0 exact, 1 an estimate; records from before it have none, and read as 0)
 ``joined``  one row for each outcome that counted, as it is counted: ``decision_id``, ``outcome_id``, ``kind`` [n strings], ``value`` f8,
             ``reward`` f8 (weight * value), ``change`` f8 (of the impression's reward), ``ts`` i8, ``offset`` i8 (of the outcome)
-``matured`` one row for each impression whose window closed: ``reward`` f8 (final), ``outcomes`` u4; ``share`` says which part of
-            them is written (a setting), chosen by offset and row
+``matured`` one row for each impression whose window closed: ``reward`` f8 (final), ``outcomes`` u4, ``age_ms`` i8 (from the impression to
+            its earliest outcome that counted, 0 if that came before it, -1 if none counted; records from before it have none);
+            ``share`` says which part of them is written (a setting), chosen by offset and row
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy.typing as npt
 
 from streams.columns import column
 from streams.decode_rows import UNREADABLE
-from streams.decoded import Names
+from streams.decoded import ESTIMATE, Names
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.join import Joined, Matured
 from streams.validation import version_reason
@@ -64,6 +66,7 @@ def encode_joined(
                 impression_ts=np.array([row.impression_ts for row in part]),
                 impression_offset=np.array([row.impression_offset for row in part]),
                 impression_row=np.array([row.impression_row for row in part]),
+                flags=np.array([row.flags for row in part]),
                 x=np.array([row.x for row in part]),
                 more={
                     "decision_id": [row.click.decision_id for row in part],
@@ -93,10 +96,11 @@ def encode_matured(
         taken = [(group.chunk, _rows(group, kept)) for group, kept in groups]
         columns = {
             name: np.concatenate([getattr(chunk, name)[rows] for chunk, rows in taken])
-            for name in ("arm", "slot", "snapshot", "propensity", "ts", "offset", "row", "x")
+            for name in ("arm", "slot", "snapshot", "propensity", "flags", "ts", "offset", "row", "x")
         }
         reward = np.concatenate([group.reward[kept] for group, kept in groups])
         outcomes = np.concatenate([group.outcomes[kept] for group, kept in groups])
+        age_ms = np.concatenate([group.age_ms[kept] for group, kept in groups])
         row_bytes = ROW_BYTES + columns["x"].itemsize * columns["x"].shape[1]
         step = max(1, min(ROWS, RECORD_BYTES // row_bytes))
         for start in range(0, len(reward), step):
@@ -114,10 +118,12 @@ def encode_matured(
                 impression_ts=columns["ts"][part],
                 impression_offset=columns["offset"][part],
                 impression_row=columns["row"][part],
+                flags=columns["flags"][part],
                 x=columns["x"][part],
                 more={
                     "reward": reward[part].astype("<f8").tobytes(),
                     "outcomes": outcomes[part].astype("<u4").tobytes(),
+                    "age_ms": age_ms[part].astype("<i8").tobytes(),
                     "share": share[policy],
                 },
             )
@@ -160,10 +166,12 @@ def sampled(offset: npt.NDArray[np.int64], row: npt.NDArray[np.int32], share: fl
 NUMBERS = {
     "snapshot": "<i8",
     "propensity": "<f8",
+    "propensity_kind": "|u1",
     "impression_ts": "<i8",
     "impression_offset": "<i8",
     "impression_row": "<u4",
     "outcomes": "<u4",
+    "age_ms": "<i8",
     "value": "<f8",
     "reward": "<f8",
     "change": "<f8",
@@ -175,6 +183,8 @@ NUMBERS = {
 def decode(value: bytes) -> dict[str, Any]:
     """A feedback record with its columns as arrays and names in place of positions; ``context`` is (n, dimension).
 
+    ``propensity_kind`` (n,) is there whatever the record's age, ``age_ms`` only if its writer knew it.
+
     Raises EventError if it is not one, or of a later version.
     """
     if value[:4] != COLUMNS_MAGIC:
@@ -184,6 +194,7 @@ def decode(value: bytes) -> dict[str, Any]:
         if record["v"] != VERSION:
             raise EventError(version_reason(record["v"]))
         n, dimension = record["n"], record["dimension"]
+        record.setdefault("propensity_kind", bytes(n))
         for name, dtype in NUMBERS.items():
             if name in record:
                 record[name] = column(record[name], dtype, n, name)
@@ -212,6 +223,7 @@ def _record(
     impression_ts: Any,
     impression_offset: Any,
     impression_row: Any,
+    flags: Any,
     x: npt.NDArray[np.floating[Any]],
     more: dict[str, Any],
 ) -> bytes:
@@ -235,6 +247,7 @@ def _record(
         "dimension": x.shape[1],
         "dtype": "<f4" if x.dtype == np.float32 else "<f8",
         "context": np.ascontiguousarray(x).data.cast("B") if x.size else b"",
+        "propensity_kind": (flags & ESTIMATE).astype("|u1").tobytes(),
     }
     record = bytearray(COLUMNS_MAGIC)
     _ENCODER.encode_into(fields | more, record, len(COLUMNS_MAGIC))

@@ -11,12 +11,15 @@ stored watermark ends in the same state. Which outcomes wait has to be stored: a
 for one that has left. An outcome outside the window is remembered until it would itself have left, for the same reason.
 
 Copies of an impression are expected to carry the same time: the first in the log wins.
+
+Not every impression learns. Fallback decisions do not, nor do those beyond the limit of their unit (`streams.units`): they are joined and
+counted like all others, and neither they nor their outcomes enter the sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, Literal
 
@@ -26,9 +29,10 @@ import numpy.typing as npt
 
 from policies.robust import bounded
 from streams.blocks import Blocks
-from streams.decoded import Click, Impressions
+from streams.decoded import LIMITED, Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
 from streams.pending import Chunk, Pending, Seen
+from streams.units import Limit, Units
 from streams.waiting import Waiting, place
 
 Aggregate = Literal["sum", "max", "min", "earliest", "count"]
@@ -37,7 +41,10 @@ CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A policy's attribution rules; times in ms. ``bounds``: least and largest reward of one impression, None for any."""
+    """A policy's attribution rules; times in ms. ``bounds``: least and largest reward of one impression, None for any.
+
+    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number.
+    """
 
     window_ms: int
     early_ms: int
@@ -45,6 +52,8 @@ class Window:
     outcomes: Mapping[str, float]
     aggregate: Aggregate = "sum"
     bounds: tuple[float, float] | None = None
+    unit_limit: int = 0
+    unit_window_ms: int = 3_600_000
 
     def reward(self, seen: Sequence[Seen]) -> float:
         """The reward of an impression from the outcomes that count."""
@@ -77,21 +86,26 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     reward: float  # of this outcome
     change: float  # of the impression's reward
     square: float  # of the squared reward
+    flags: int = 0  # of the impression: ESTIMATE, LIMITED
 
     @property
     def learns(self) -> bool:
-        """False for a fallback decision (no snapshot, no choice), which stays out of the sums."""
-        return self.snapshot >= 0 or self.propensity < 1.0
+        """False for a fallback decision (no snapshot, no choice) and beyond a unit's limit: these stay out of the sums."""
+        return (self.snapshot >= 0 or self.propensity < 1.0) and not self.flags & LIMITED
 
 
 @dataclass(frozen=True, slots=True)
 class Matured:
-    """Impressions of one policy whose window has closed: m positions of a chunk, their final rewards and outcome counts (m,)."""
+    """Impressions of one policy whose window has closed: m positions of a chunk, their final rewards and outcome counts (m,).
+
+    ``age_ms`` (m,): from the impression to its earliest outcome that counted, 0 if that came before it, -1 if none counted.
+    """
 
     chunk: Chunk
     rows: npt.NDArray[np.int64]
     reward: npt.NDArray[np.float64]
     outcomes: npt.NDArray[np.int32]
+    age_ms: npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -99,6 +113,8 @@ class Changes:
     """What a call changed beyond the join's own state."""
 
     fresh: npt.NDArray[np.int64] | None = None  # rows of the batch that were new
+    learning: npt.NDArray[np.int64] | None = None  # those of them that enter the sums
+    limited: int = 0  # those that do not because of their unit's limit
     duplicates: int = 0
     expired: npt.NDArray[np.int64] | None = None  # rows of the batch that came after they would have left
     joined: list[Joined] = field(default_factory=list)
@@ -120,12 +136,21 @@ class Join:
         self.keys = KeyTable()
         self.waiting = Waiting()
         self.counts = dict.fromkeys(CLICK_COUNTS, 0)
+        limits = {
+            policy: Limit(rows=window.unit_limit, width_ms=window.unit_window_ms, hold_ms=window.hold_ms)
+            for policy, window in windows.items()
+            if window.unit_limit
+        }
+        self.units = Units(limits)
         self._hold = {policy: window.hold_ms for policy, window in windows.items()}
         self._bucket = {policy: window.bucket_ms for policy, window in windows.items()}
         self.wait_ms = max((w.early_ms for w in windows.values()), default=0) + max(self._hold.values(), default=0)
 
     def add_impressions(self, batch: Impressions, *, counted: bool = True) -> Changes:
-        """Add impressions. ``counted`` False rebuilds: outcomes found waiting are remembered, not counted."""
+        """Add impressions. ``counted`` False rebuilds: outcomes found waiting are remembered, not counted.
+
+        Batches of a policy follow each other in the order of the log.
+        """
         changes = Changes()
         hold = self._hold[batch.policy]
         rows = np.arange(len(batch.ts))
@@ -139,6 +164,7 @@ class Join:
         fresh = np.flatnonzero(found == PROVISIONAL + np.arange(len(rows)))
         changes.duplicates = len(rows) - len(fresh)
         changes.fresh = rows[fresh]
+        batch = self._limited(batch, changes, changes.fresh, counted=counted)
         if not len(fresh):
             return changes
         bucket = (batch.ts[changes.fresh] + hold) // self._bucket[batch.policy]
@@ -149,6 +175,20 @@ class Join:
                 self.counts["waiting"] -= 1
                 self._match(click, int(numbers[i]), changes, counted=counted)
         return changes
+
+    def _limited(
+        self, batch: Impressions, changes: Changes, fresh: npt.NDArray[np.int64], *, counted: bool
+    ) -> Impressions:
+        """Say which of the fresh rows learn. Returns the batch with LIMITED at those beyond their unit's limit."""
+        learns = (batch.snapshot >= 0) | (batch.propensity < 1.0)
+        if batch.unit is not None and batch.policy in self.units.limits:
+            unit = np.where(learns, batch.unit, np.uint64(0))
+            over = self.units.over(batch, unit, fresh, changes.expired, watermark=self.watermark, counted=counted)
+            changes.limited = int(over[fresh].sum())
+            learns &= ~over
+            batch = replace(batch, flags=np.where(over, batch.flags | LIMITED, batch.flags))
+        changes.learning = fresh if learns.all() else fresh[learns[fresh]]
+        return batch
 
     def add_clicks(self, clicks: list[Click], *, rebuild: Container[int] | None = None) -> Changes:
         """Add outcomes. With ``rebuild``, the places of those that waited, nothing is counted but what waits."""
@@ -189,15 +229,19 @@ class Join:
         for chunk, rows in self.pending.leave(watermark, hold_ms=self._hold, bucket_ms=self._bucket):
             self.keys.remove(chunk.key[rows])
             matured.append(self._mature(chunk, rows))
+        self.units.leave(watermark)
         unmatched = self.waiting.leave(watermark, wait_ms=self.wait_ms)
         self.counts["waiting"] -= unmatched
         self.counts["unmatched"] += unmatched
         return matured
 
     def oldest(self) -> tuple[int | None, int | None]:
-        """The smallest impression and outcome offsets that something pending still needs; None where nothing does."""
+        """The smallest impression and outcome offsets that something pending, or a unit's count, still needs; None where nothing does."""
         chunks = list(self.pending.chunks())
         impressions = [chunk.oldest for chunk in chunks if chunk.oldest is not None]
+        counted = self.units.oldest()
+        if counted is not None:
+            impressions.append(counted)
         clicks = [chunk.oldest_click for chunk in chunks if chunk.oldest_click is not None]
         waiting = self.waiting.oldest()
         if waiting is not None:
@@ -206,8 +250,8 @@ class Join:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory of the pending rows and their key table."""
-        return self.pending.nbytes + self.keys.nbytes
+        """Bytes in memory of the pending rows, their key table, and the counts of units."""
+        return self.pending.nbytes + self.keys.nbytes + self.units.nbytes
 
     def _leaves(self, click: Click) -> int:
         return click.ts + self.wait_ms
@@ -258,6 +302,7 @@ class Join:
                     reward,
                     new - old,
                     new * new - old * old,
+                    chunk.flags.item(position),
                 )
             )
 
@@ -267,6 +312,7 @@ class Join:
     def _mature(self, chunk: Chunk, rows: npt.NDArray[np.int64]) -> Matured:
         reward = np.zeros(len(rows))
         outcomes = np.zeros(len(rows), np.int32)
+        age_ms = np.full(len(rows), -1, np.int64)
         if chunk.seen:
             window = self.windows[chunk.policy]
             positions = np.fromiter(chunk.seen, np.int64, len(chunk.seen))
@@ -275,8 +321,11 @@ class Join:
             for i, position in zip(at[leaves].tolist(), positions[leaves].tolist(), strict=True):
                 seen = chunk.seen[position]
                 reward[i] = window.reward(seen)
-                outcomes[i] = sum(other.reward is not None for other in seen)
-        return Matured(chunk, rows, reward, outcomes)
+                times = [other.ts for other in seen if other.reward is not None]
+                outcomes[i] = len(times)
+                if times:
+                    age_ms[i] = max(0, min(times) - chunk.ts.item(position))
+        return Matured(chunk, rows, reward, outcomes, age_ms)
 
 
 def aggregate(seen: Sequence[Seen], how: Aggregate) -> float:

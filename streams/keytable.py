@@ -19,9 +19,10 @@ Rows = npt.NDArray[np.int32]
 
 
 class KeyTable:
-    """Keys (n,) uint64, already well mixed, to rows (n,) int32 below 2^30."""
+    """Keys (n,) uint64, already well mixed, to rows (n,) int32 below 2^30. ``fullest``: share of the places that are taken, at most."""
 
-    def __init__(self, *, bits: int = 10) -> None:
+    def __init__(self, *, bits: int = 10, fullest: float = 0.6) -> None:
+        self._fullest = fullest
         self._resize(bits)
         self.live = 0
 
@@ -53,7 +54,7 @@ class KeyTable:
         [101, -1]
         """
         n = len(keys)
-        if self._used + n > 0.6 * (self._mask + 1):
+        if self._used + n > self._fullest * (self._mask + 1):
             self._rebuild(n)
         place = self._home(keys)
         found = np.full(n, EMPTY, np.int32)
@@ -130,7 +131,7 @@ class KeyTable:
         kept = self._rows >= 0
         keys, rows = self._keys[kept], self._rows[kept]
         bits = 10
-        while len(keys) + more > 0.4 * (1 << bits):
+        while len(keys) + more > self._fullest / 1.5 * (1 << bits):
             bits += 1
         self._resize(bits)
         self.live = 0

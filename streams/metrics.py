@@ -37,7 +37,7 @@ class Metrics:
     def _flow(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
             "clickloop_events_total",
-            "Impressions and outcomes read, by what became of them (joined, duplicate, late, unmatched, dead, ...).",
+            "Impressions and outcomes read, by what became of them (joined, duplicate, late, unmatched, dead, ...); limited ones are among the accepted.",
             ["topic", "outcome"],
             registry=registry,
         )

@@ -1,6 +1,6 @@
 """Impressions whose window is still open, in arrays bucketed by the time they leave.
 
-A row takes 48 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
+A row takes 49 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
 in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks. A chunk's columns are
 one block of bytes: past the memory ceiling, those that have been full the longest move to a file (streams/blocks.py), where they are
 read and written as before.
@@ -31,6 +31,7 @@ FIXED: dict[str, str] = {
     "arm": "i4",
     "slot": "i4",
     "snapshot": "i4",
+    "flags": "u1",
 }
 """Types of all columns but the context."""
 FIXED_BYTES = sum(np.dtype(kind).itemsize for kind in FIXED.values())
@@ -58,6 +59,7 @@ class Chunk:
     slot: npt.NDArray[np.int32]
     snapshot: npt.NDArray[np.int32]
     propensity: npt.NDArray[np.float64]
+    flags: npt.NDArray[np.uint8]
     x: npt.NDArray[np.floating[Any]]
     block: Block
     in_file: bool = False
@@ -162,6 +164,7 @@ class Pending:
             chunk.slot[target] = batch.slot[source]
             chunk.snapshot[target] = batch.snapshot[source]
             chunk.propensity[target] = batch.propensity[source]
+            chunk.flags[target] = batch.flags[source]
             chunk.x[target] = batch.x[source]
             numbers[into[done : done + size]] = (number << CHUNK_BITS) + np.arange(chunk.n, chunk.n + size)
             chunk.n += size

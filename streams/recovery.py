@@ -3,8 +3,8 @@
 1. *Initialise* the partition's transactional producer: this fences the predecessor and ends its open transaction, so that
    what is committed now stays the last word.
 2. *Read* the state: the newest record of each arm and the checkpoint record.
-3. *Rebuild* what is pending: read the input again from the oldest offset that something pending needed up to the committed
-   offsets. It adds to no sum: whatever both of a pair's offsets lie below is in the sums already.
+3. *Rebuild* what is pending, and how often each unit learned: read the input again from the oldest offset that either needed up to
+   the committed offsets. It adds to no sum: whatever both of a pair's offsets lie below is in the sums already.
 4. *Replay*, if the last checkpoints had no room for all that changed: what is pending is rebuilt at the cut that all sums go
    up to, and the input after it is taken again, cut by cut, for those sums that lack it (streams/cuts.py).
 
@@ -27,6 +27,10 @@ from streams.table import Entry, read_key
 from streams.waiting import unpack_places
 
 TIMEOUT_S = 10.0
+
+
+Source = Callable[[Side, int, int], Iterator[list[SimpleRecord]]]
+"""The records of a side with start <= offset < end, in batches; those that there still are."""
 
 
 class StateMismatchError(Exception):
@@ -73,9 +77,10 @@ def recover(
         writer.passing("recovery.read")
         stir()
         restored = restore(number, records, rules)
-        warnings = _rebuild(consumer, restored, stir)
+        warnings = _warnings(consumer, restored)
+        state = rebuild(restored, _source(consumer, restored), stir)
         writer.passing("recovery.rebuilt")
-    return restored.state, warnings
+    return state, warnings
 
 
 def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restored:
@@ -137,48 +142,56 @@ def _settle(restored: Restored) -> None:
     state.largest_ts.update(restored.largest_ts)
 
 
-def _rebuild(consumer: Any, restored: Restored, stir: Callable[[], None]) -> list[str]:
-    state, base, warnings = restored.state, restored.base, []
-    for side in SIDES:
-        low, high = bounds(consumer, state.rules.topics[side], state.number, timeout_s=TIMEOUT_S)
-        warnings += _missing(restored, side, low, high)
+def rebuild(restored: Restored, source: Source, stir: Callable[[], None]) -> PartitionState:
+    """Steps 3 and 4: the state with all that is pending, from the input that ``source`` reads again."""
+    state, base = restored.state, restored.base
     state.rewind(base, restored.goes_to)
     state.counts["waiting"] = 0
     waited = unpack_places(base.waiting)
     for side in SIDES:
-        for batch in _input(consumer, state, side, base.oldest[side], base.offsets[side]):
+        for batch in source(side, base.oldest[side], base.offsets[side]):
             state.remember(side, batch, waited)
             stir()
     for impressions, clicks, watermark in restored.cuts:
-        _replay(consumer, state, {"impressions": impressions, "clicks": clicks}, watermark)
-        stir()
+        to: dict[Side, int] = {"impressions": impressions, "clicks": clicks}
+        state.replaying(to)
+        for side in SIDES:
+            for batch in source(side, state.positions[side], to[side]):
+                state.take(Fetched(side, state.number, state.positions[side], batch[-1].offset + 1, batch))
+                stir()
+        state.replay(watermark)
     waiting = state.counts["waiting"]
     _settle(restored)
     state.counts["waiting"] = waiting
     state.settled()
+    return state
+
+
+def _source(consumer: Any, restored: Restored) -> Source:
+    """What the broker still has of the input."""
+    state = restored.state
+
+    def batches(side: Side, start: int, end: int) -> Iterator[list[SimpleRecord]]:
+        if start < end:
+            topic = state.rules.topics[side]
+            low, _ = bounds(consumer, topic, state.number, timeout_s=TIMEOUT_S)
+            yield from read(consumer, topic, state.number, max(start, low), end, timeout_s=TIMEOUT_S)
+
+    return batches
+
+
+def _warnings(consumer: Any, restored: Restored) -> list[str]:
+    """What retention has deleted of the input, in words. Raises StateMismatchError if its end is missing."""
+    warnings = []
+    for side in SIDES:
+        topic = restored.state.rules.topics[side]
+        low, high = bounds(consumer, topic, restored.state.number, timeout_s=TIMEOUT_S)
+        warnings += _missing(restored, side, low, high)
     return warnings
 
 
-def _replay(consumer: Any, state: PartitionState, to: Mapping[Side, int], watermark: int | None) -> None:
-    """Take the input up to a cut again, and end it."""
-    state.replaying(to)
-    for side in SIDES:
-        for batch in _input(consumer, state, side, state.positions[side], to[side]):
-            state.take(Fetched(side, state.number, state.positions[side], batch[-1].offset + 1, batch))
-    state.replay(watermark)
-
-
-def _input(consumer: Any, state: PartitionState, side: Side, start: int, end: int) -> Iterator[list[SimpleRecord]]:
-    """What the broker still has of the offsets [start, end) of a side."""
-    if start >= end:
-        return
-    topic = state.rules.topics[side]
-    low, _ = bounds(consumer, topic, state.number, timeout_s=TIMEOUT_S)
-    yield from read(consumer, topic, state.number, max(start, low), end, timeout_s=TIMEOUT_S)
-
-
 def _missing(restored: Restored, side: Side, low: int, high: int) -> list[str]:
-    """What retention has deleted of the input [low, high) that is needed, in words. Raises StateMismatchError if its end is missing."""
+    """The same of one side, whose input is [low, high)."""
     state, base, warnings = restored.state, restored.base, []
     topic, number, end = state.rules.topics[side], state.number, state.positions[side]
     start = base.oldest[side]

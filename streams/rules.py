@@ -38,6 +38,8 @@ def window(policy: PolicySettings) -> Window:
         outcomes=policy.outcomes,
         aggregate=policy.aggregate,
         bounds=policy.reward_bounds,
+        unit_limit=policy.unit_limit,
+        unit_window_ms=round(policy.unit_window_s * 1000),
     )
 
 

@@ -74,6 +74,15 @@ class PolicySettings(BaseModel):
         gt=0,
         description="contexts enter the sums with each component cut to this on either side of 0; left out: as they are",
     )
+    unit_limit: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="impressions of one unit that learn in unit_window_s, for each partition; 0 for any number",
+    )
+    unit_window_s: Annotated[float, Field(ge=1, le=TEN_YEARS_S, allow_inf_nan=False)] = Field(
+        3600.0, description="seconds of event time of which each stretch counts by itself for unit_limit"
+    )
     explorer: Literal["thompson", "ucb", "epsilon-greedy", "softmax", "squarecb", "explore-first", "uncertainty"] = (
         Field("thompson", description="how arms are chosen")
     )
@@ -239,6 +248,11 @@ class PolicySettings(BaseModel):
     def kept_s(self) -> float:
         """Seconds of event time that an impression is needed for: its window and the grace."""
         return self.window_s + self.grace_s
+
+    @property
+    def reread_s(self) -> float:
+        """Seconds of event time that a rebuild reads: `kept_s`, and where units are limited the stretch that they are counted in."""
+        return self.kept_s + (self.unit_window_s if self.unit_limit else 0.0)
 
 
 class UnknownPolicyError(SettingsError):

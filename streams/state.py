@@ -29,7 +29,7 @@ from streams.feedback import encode_joined, encode_matured
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
-from streams.waiting import pack_places
+from streams.waiting import pack_places, unpack_places
 
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
 
@@ -110,13 +110,12 @@ class PartitionState:
         self.table = Table(rules.tracks)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
-        self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0}
+        self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0, "limited": 0}
         self.frozen: tuple[int, int, int | None] | None = None
         self._cuts = Cuts(self.cut())
-        self._goes_to: dict[
-            Entry, Mapping[Side, int]
-        ] = {}  # while input is replayed: what each entry's record includes
-        self._replayed: Mapping[Side, int] | None = None  # where the cut that is being replayed ends
+        # While input is replayed: what each entry's record includes, and where the cut that is being replayed ends.
+        self._goes_to: dict[Entry, Mapping[Side, int]] = {}
+        self._replayed: Mapping[Side, int] | None = None
         self._gathered: dict[str, Gathered] = {}
         self._joined: list[Joined] = []
         self._matured: list[Matured] = []
@@ -172,9 +171,10 @@ class PartitionState:
             self._seen_time("impressions", int(group.ts.max()))
             changes = self.join.add_impressions(group)
             self.impressions["duplicate"] += changes.duplicates
-            if changes.fresh is not None and len(changes.fresh):
+            if changes.fresh is not None and changes.learning is not None:
                 self.impressions["accepted"] += len(changes.fresh)
-                self._gather(group, changes.fresh)
+                self.impressions["limited"] += changes.limited
+                self._gather(group, changes.learning)
             if changes.expired is not None:
                 by_offset = by_offset or {record.offset: record for record in records}
                 dead.extend(self._expired(group, changes, by_offset))
@@ -220,17 +220,14 @@ class PartitionState:
         before = self.largest_ts[side]
         self.largest_ts[side] = ts if before is None else max(before, ts)
 
-    def _gather(self, group: Impressions, fresh: Any) -> None:
-        learns = (group.snapshot[fresh] >= 0) | (group.propensity[fresh] < 1.0)
-        if not learns.all():
-            fresh = fresh[learns]
-        if not len(fresh):
+    def _gather(self, group: Impressions, learning: Any) -> None:
+        if not len(learning):
             return
-        if len(fresh) < len(group.ts):
-            group = select(group, fresh)
+        if len(learning) < len(group.ts):
+            group = select(group, learning)
         gathered = self._gathered.setdefault(group.policy, Gathered())
         gathered.impressions.append(group)
-        gathered.rows += len(fresh)
+        gathered.rows += len(learning)
         if gathered.rows >= FLUSH_ROWS:
             self._flush(group.policy)
 
@@ -293,6 +290,7 @@ class PartitionState:
                 for side, first in zip(SIDES, oldest, strict=True)
             },
             waiting=pack_places(self.join.waiting.places()),
+            expired=pack_places(self.join.units.expired()),
         )
 
     # -- recovery
@@ -301,6 +299,8 @@ class PartitionState:
         """Go back to a cut, to `remember` what was pending there; ``goes_to``: the offsets that each entry's record includes."""
         self.positions = dict(base.offsets)
         self.join.watermark = base.watermark
+        if base.expired:
+            self.join.units.restore(np.fromiter(unpack_places(base.expired), np.int64))
         self._cuts = Cuts(base)
         self._goes_to = dict(goes_to)
 

@@ -81,7 +81,7 @@ def leader_topic(settings: Settings) -> str:
 def least_retention_s(settings: Settings) -> float:
     """Return the seconds that input must be kept, so that a worker can rebuild what was pending.
 
-    Twice the longest window: an impression is needed for `window_s + grace_s`; the other half is the
-    time that a stopped worker has to come back.
+    Twice the longest window: an impression is needed for `window_s + grace_s`, and for `unit_window_s` more where units are
+    limited; the other half is the time that a stopped worker has to come back.
     """
-    return 2 * max((policy.kept_s for policy in settings.policies.values()), default=0.0)
+    return 2 * max((policy.reread_s for policy in settings.policies.values()), default=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streams.decoded import Dead, Floats, Impressions, Ints, Names, Record, row_keys
+from streams.decoded import Dead, Floats, Impressions, Ints, Names, Record, row_keys, unit_keys
 from streams.events import LARGEST, VERSION
 
 AHEAD_MS = 5 * 60 * 1000  # event time may lead the record's timestamp by this much (semantics: events and time)
@@ -33,6 +33,8 @@ class Raw:
     propensity: Floats  # (n,)
     version: Ints  # (n,)
     x: npt.NDArray[np.floating[Any]]  # (n, d)
+    flags: npt.NDArray[np.uint8]  # (n,)
+    unit: list[str | None] | None  # n, None where the policy has no limit
 
 
 def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressions | None:
@@ -47,7 +49,7 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
         good &= np.array([bool(name) for name in raw.decision_id])
         good &= (raw.arm != arms.get("", -1)) & (raw.slot != slots.get("", -1))
     kept: Any = slice(None)
-    decision_id = raw.decision_id
+    decision_id, unit = raw.decision_id, raw.unit
     if not good.all():
         for i in np.flatnonzero(~good).tolist():
             row = None if raw.row is None else int(raw.row[i])
@@ -55,6 +57,7 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
             dead.append(Dead(raw.records[raw.source[i]], reason, row))
         kept = good
         decision_id = [decision_id[i] for i in np.flatnonzero(good).tolist()]
+        unit = None if unit is None else [unit[i] for i in np.flatnonzero(good).tolist()]
         if not decision_id:
             return None
     slot = raw.slot[kept]
@@ -69,6 +72,8 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
         snapshot=raw.snapshot[kept].astype(np.int32),
         propensity=raw.propensity[kept],
         x=_narrow(raw.x[kept]),
+        flags=raw.flags[kept],
+        unit=None if unit is None else unit_keys(unit),
     )
 
 

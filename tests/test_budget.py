@@ -11,12 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-import streams.recovery as recovery_module
 from policies.model import MODELS
 from streams.events import Impression, Outcome, encode
 from streams.messages import Message
 from streams.reading import SimpleRecord
-from streams.recovery import _rebuild, restore
+from streams.recovery import rebuild, restore
 from streams.rules import rules
 from streams.settings import Settings
 from streams.state import SIDES, Fetched, PartitionState, Rules, Side
@@ -38,11 +37,9 @@ class Log:
             records = self.sides["impressions" if isinstance(event, Impression) else "clicks"]
             records.append(SimpleRecord(len(records), event.ts, None, encode(event, "msgpack"), []))
 
-    def bounds(self, _: Any, topic: str, *__: Any, **___: Any) -> tuple[int, int]:
-        return 0, len(self.sides[topic])  # type: ignore[index]
-
-    def read(self, _: Any, topic: str, __: int, start: int, end: int, **___: Any) -> Iterator[list[SimpleRecord]]:
-        records = self.sides[topic][start:end]  # type: ignore[index]
+    def read(self, side: Side, start: int, end: int) -> Iterator[list[SimpleRecord]]:
+        """Batches of records, as a recovery reads them."""
+        records = self.sides[side][start:end]
         for i in range(0, len(records), 50):
             yield records[i : i + 50]
 
@@ -92,18 +89,12 @@ def pending(state: PartitionState) -> list[tuple[int, int]]:
     )
 
 
-def recovered(log: Log, committed: Committed, given: Rules, monkeypatch: pytest.MonkeyPatch) -> PartitionState:
+def recovered(log: Log, committed: Committed, given: Rules) -> PartitionState:
     """What a successor gets from the committed records and the log."""
-    monkeypatch.setattr(recovery_module, "bounds", log.bounds)
-    monkeypatch.setattr(recovery_module, "read", log.read)
-    restored = restore(0, committed.records, given)
-    assert _rebuild(None, restored, lambda: None) == []
-    return restored.state
+    return rebuild(restore(0, committed.records, given), log.read, lambda: None)
 
 
-def run(
-    model: str, seed: int, budget: int, monkeypatch: pytest.MonkeyPatch, *, crash: float
-) -> tuple[PartitionState, Committed, int]:
+def run(model: str, seed: int, budget: int, *, crash: float) -> tuple[PartitionState, Committed, int]:
     """A learner that takes fetches of random sizes, cuts at random, and is lost with a chance of ``crash`` at each cut."""
     rng = random.Random(seed)
     events = traffic(seed, 1_500, start_ms=START_MS, step_ms=20.0).events
@@ -117,7 +108,7 @@ def run(
                 state.take(Fetched(side, 0, start, end, log.sides[side][start:end]))
         if rng.random() < crash:
             deaths += 1
-            state = recovered(log, committed, rules_of(model, budget), monkeypatch)
+            state = recovered(log, committed, rules_of(model, budget))
             continue
         marks = [ts for ts in state.largest_ts.values() if ts is not None]
         committed.add(state.freeze(min(marks) if len(marks) == 2 else None))
@@ -125,10 +116,10 @@ def run(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_recovery_adds_to_each_sum_what_its_record_lacks(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recovery_adds_to_each_sum_what_its_record_lacks(model: str) -> None:
     """Lost again and again between checkpoints with room for two sums of ten: all tracks as in one run, and the oracle's."""
-    whole, _, _ = run(model, 5, 10_000_000, monkeypatch, crash=0.0)
-    state, committed, deaths = run(model, 5, TWO_SUMS, monkeypatch, crash=0.25)
+    whole, _, _ = run(model, 5, 10_000_000, crash=0.0)
+    state, committed, deaths = run(model, 5, TWO_SUMS, crash=0.25)
     assert deaths > 5
     assert {entry: sums["count"] for entry, sums in everything(state).items()} == {
         entry: sums["count"] for entry, sums in everything(whole).items()
@@ -143,7 +134,7 @@ def test_a_recovery_adds_to_each_sum_what_its_record_lacks(model: str, monkeypat
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_checkpoint_is_one_that_can_be_recovered_from(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_checkpoint_is_one_that_can_be_recovered_from(seed: int) -> None:
     """At every cut the successor has the same sums, pending rows, counts and backlog as the learner that wrote it."""
     rng = random.Random(seed)
     events = traffic(seed, 700, start_ms=START_MS, step_ms=60.0).events
@@ -159,7 +150,7 @@ def test_every_checkpoint_is_one_that_can_be_recovered_from(seed: int, monkeypat
         marks = [ts for ts in state.largest_ts.values() if ts is not None]
         committed.add(state.freeze(min(marks) if len(marks) == 2 else None))
         backlog = max(backlog, len(committed.checkpoint.get("cuts", ())))
-        successor = recovered(log, committed, given, monkeypatch)
+        successor = recovered(log, committed, given)
         assert pending(successor) == pending(state)
         assert successor.counts == state.counts
         assert successor.impressions == state.impressions
@@ -198,10 +189,10 @@ def test_the_offsets_of_a_sum_are_what_decides(monkeypatch: pytest.MonkeyPatch) 
         records = log.sides["impressions"][start : start + 60]
         state.take(Fetched("impressions", 0, start, start + len(records), records))
         committed.add(state.freeze(None))
-    honest = recovered(log, committed, given, monkeypatch)
+    honest = recovered(log, committed, given)
     assert everything(honest) == everything(state)
     monkeypatch.setattr(PartitionState, "_lacking", lambda *_: None)
-    blind = recovered(log, committed, given, monkeypatch)
+    blind = recovered(log, committed, given)
     assert sum(one["count"] for one in everything(blind).values()) > sum(
         one["count"] for one in everything(state).values()
     )

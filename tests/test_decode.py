@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streams import decode
 from streams.columns import encode_impressions, encode_outcomes
 from streams.decode import Decoder
+from streams.decoded import ESTIMATE
 from streams.events import COLUMNS_MAGIC, Codec, Impression, Outcome, encode
 from streams.reading import SimpleRecord
 from streams.settings import PolicySettings
@@ -329,6 +331,8 @@ def longs(*values: int) -> bytes:
         (Impression, {"ts": b""}, "column 'ts' has 0 bytes; 3 values of <i8 take 24"),
         (Impression, {"snapshot": bytes(25)}, "column 'snapshot' has 25 bytes; 3 values of <i8 take 24"),
         (Impression, {"propensity": bytes(12)}, "column 'propensity' has 12 bytes; 3 values of <f8 take 24"),
+        (Impression, {"propensity_kind": [None]}, "column 'propensity_kind' has 1 values, n is 3"),
+        (Impression, {"propensity_kind": "estimate"}, "`$.propensity_kind`"),
         (Impression, {"arms": []}, "column 'arm' points at name 0 of 0"),
         (
             Impression,
@@ -555,6 +559,73 @@ def test_keys_tell_decisions_and_slots_apart() -> None:
     keys = groups[0].key.tolist()
     assert len(set(keys)) == len(pairs)
     assert [click.key for click in reversed(clicks)] == keys
+
+
+KINDS = [None, "estimate", "exact", "estimate", "", "later"]
+UNITS = ["u1", None, "u2", "u1", "", "u1"]
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack", "columns"])
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_kind_of_propensity_and_the_unit_come_with_each_row(codec: str, limited: bool) -> None:
+    """An estimate is flagged, and a kind that is not known is not taken for exact. Units are read only where one is limited."""
+    made = Decoder({"front": PolicySettings(dimension=2, unit_limit=int(limited)), "side": POLICIES["side"]}, kinds=())
+    rows = [
+        changed(IMPRESSION, decision_id=f"d{i}", propensity_kind=kind, unit=unit)
+        for i, (kind, unit) in enumerate(zip(KINDS, UNITS, strict=True))
+    ]
+    rows[1]["propensity"] = 2.0
+    if codec == "columns":
+        plain = batch(Impression, 6, propensity_kind=KINDS, unit=UNITS, propensity=floats(0.5, 2.0, 0.5, 0.5, 0.5, 0.5))
+        records = [record(plain), record(batch(Impression, 2), offset=5)]
+    else:
+        rows += [changed(IMPRESSION, decision_id=f"d{i}") for i in range(2)]
+        records = [record(WRITERS[codec](row)) for row in rows]
+    (group,), dead = made.impressions(records)
+    assert [letter.reason for letter in dead] == ["propensity is 2.0; allowed: above 0, at most 1"]
+    assert group.flags.tolist() == [0, 0, ESTIMATE, 0, ESTIMATE, 0, 0]
+    if not limited:
+        assert group.unit is None
+        return
+    assert group.unit is not None
+    keys = group.unit.tolist()
+    assert [keys.index(key) if key else None for key in keys] == [0, 1, 0, None, 0, None, None]
+
+
+@pytest.mark.parametrize("unit", [7, ["u1"], True])
+def test_a_unit_is_a_string_where_it_is_read(unit: Any) -> None:
+    """Elsewhere nobody looks at it."""
+    for limit, reason in ((0, None), (1, "`$.unit`")):
+        made = Decoder({"front": PolicySettings(dimension=2, unit_limit=limit)}, kinds=())
+        for writer in WRITERS.values():
+            groups, dead = made.impressions([record(writer(changed(IMPRESSION, unit=unit)))])
+            assert (len(groups), [letter.reason[-len(reason or "") :] for letter in dead]) == (
+                (1, []) if reason is None else (0, [reason])
+            )
+
+
+def test_a_column_of_units_has_a_value_for_each_row() -> None:
+    """Or the batch is dead, where units are read."""
+    for limit, reasons in ((0, []), (1, ["column 'unit' has 4 values, n is 3"])):
+        made = Decoder({"front": PolicySettings(dimension=2, unit_limit=limit)}, kinds=())
+        _, dead = made.impressions([record(batch(Impression, 3, unit=["u1"] * 4))])
+        assert [letter.reason for letter in dead] == reasons
+
+
+def test_a_limited_policy_s_rows_are_one_group_in_the_order_of_the_log() -> None:
+    """Contexts of both types, records of all codecs: where the first rows learn, the order must not depend on the fetch."""
+    values = [
+        batch(Impression, 2),
+        batch(Impression, 1, decision_id=["e0"], dtype="<f8", context=floats(0.1, 0.2)),
+        WRITERS["json"](changed(IMPRESSION, decision_id="e1", context=[0.1, 0.2])),
+        batch(Impression, 3, decision_id=["f0", "f1", "f2"]),
+    ]
+    records = [record(value, offset=i) for i, value in enumerate(values)]
+    for limit, sizes in ((0, [5, 2]), (1, [7])):
+        made = Decoder({"front": PolicySettings(dimension=2, unit_limit=limit)}, kinds=())
+        found = decode.merged([group for one in records for group in made.impressions([one])[0]])
+        assert [len(group.ts) for group in found] == sizes
+    assert [found[0].offset.tolist(), found[0].row.tolist()] == [[0, 0, 1, 2, 3, 3, 3], [0, 1, 0, 0, 0, 1, 2]]
 
 
 def test_contexts_are_narrow_only_where_nothing_is_lost() -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from policies.model import MODELS
-from streams.events import Impression, Outcome
+from streams.events import COLUMNS_MAGIC, Impression, Outcome
 from streams.failpoints import POINTS
+from streams.reading import bounds, read, reader
 from tests.loop import Loop, assert_conserved, assert_exact, assert_matured_once
 from tests.oracle import config, fold, traffic
 
+UNIT_LIMIT = 2
+UNIT_WINDOW_S = 15
 QUICK_KILLS = 5
 WHOLE_KILLS = 20
 
@@ -63,11 +69,15 @@ def killed_again_and_again(
     seed: int,
     model: str = "linear",
     more: str = "",
+    limited: bool = False,
     **top: Any,
 ) -> None:
     """One run: load, `kills` deaths at seeded moments, half of them at fail-points, then the comparison."""
     rng = random.Random(seed)
     events = traffic(seed, 3_000 * kills, start_ms=hour_ago_ms()).events
+    if limited:
+        more += f"unit_limit = {UNIT_LIMIT}\nunit_window_s = {UNIT_WINDOW_S}\n"
+        events = [replace(one, unit=unit(one)) if isinstance(one, Impression) else one for one in events]
     with Loop(bootstrap, prefix, folder, config(model, more), checkpoint_interval_s=0.15, **top) as loop:
         load = Load(loop, events, seconds=2.0 * kills)
         for number in range(kills):
@@ -83,10 +93,45 @@ def killed_again_and_again(
         load.join(timeout=120)
         loop.wait_covered()
         truth, counted = fold(events, model)
+        if limited:
+            shown = sum(arm.n for arm in truth.values())
+            truth, _ = fold(learning(loop, events), model)
+            assert 0.3 * shown < sum(arm.n for arm in truth.values()) < 0.9 * shown
         assert_exact(loop, truth, counted)
         assert_conserved(loop, sum(isinstance(event, Outcome) for event in events))
         assert_matured_once(loop)
         loop.stop("one")
+
+
+def unit(impression: Impression) -> str:
+    """One of 700 users, by the decision."""
+    return f"u{int(impression.decision_id[1:]) * 7919 % 700}"
+
+
+def learning(loop: Loop, events: list[Impression | Outcome]) -> list[Impression | Outcome]:
+    """The events without the impressions beyond their unit's limit, by the order of each partition's log."""
+    first = {one.decision_id: one for one in reversed(events) if isinstance(one, Impression)}
+    kept: set[str] = set()
+    topic = loop.settings.topics.impressions
+    with reader(loop.settings.librdkafka()) as consumer:
+        for partition in range(loop.settings.partitions):
+            low, high = bounds(consumer, topic, partition, timeout_s=10)
+            records = [one for batch in read(consumer, topic, partition, low, high, timeout_s=10) for one in batch]
+            counts: Counter[tuple[str, int]] = Counter()
+            for one in dict.fromkeys(name for record in records for name in decisions(record.value or b"")):
+                bucket = (unit(first[one]), first[one].ts // (1000 * UNIT_WINDOW_S))
+                counts[bucket] += 1
+                if counts[bucket] <= UNIT_LIMIT:
+                    kept.add(one)
+    return [one for one in events if isinstance(one, Outcome) or one.decision_id in kept]
+
+
+def decisions(value: bytes) -> list[str]:
+    """The decision ids in a record of any codec."""
+    if value[:1] == b"{":
+        return [msgspec.json.decode(value)["decision_id"]]
+    found = msgspec.msgpack.decode(value[4:] if value[:4] == COLUMNS_MAGIC else value)["decision_id"]
+    return found if isinstance(found, list) else [found]
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -106,6 +151,13 @@ def test_killed_at_random_moments_and_between_the_steps(
 def test_every_models_sums_are_exact(both_brokers: str, prefix: str, tmp_path: Path, model: str) -> None:
     """The same for each posterior, bit for bit: the logistic one around zero has dyadic weights."""
     killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=1, model=model)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+def test_what_learns_of_a_unit_is_exact(both_brokers: str, prefix: str, tmp_path: Path) -> None:
+    """The first impressions of each unit in the log of each partition, whatever dies while they are counted."""
+    killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=2, limited=True)
 
 
 @pytest.mark.whole

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from streams.decoded import Click, Impressions, Names
+from streams.decoded import ESTIMATE, LIMITED, Click, Impressions, Names
 from streams.events import COLUMNS_MAGIC, EventError
 from streams.feedback import ROWS, decode, encode_joined, encode_matured, sampled
 from streams.join import Joined, Matured
@@ -29,13 +29,15 @@ ARMS, SLOTS = {"front": names("a0", "a1", "a2"), "side": names("s0")}, names("to
 
 
 def joined(i: int, *, policy: str = "front", arm: int = 2, x: Any = (0.5, -1.0), dtype: Any = np.float32) -> Joined:
-    """Outcome i of decision d<i>, which came three seconds after its impression."""
+    """Outcome i of decision d<i>, which came three seconds after its impression; the propensity is an estimate."""
     click = Click(99, f"d{i}", "side", f"o{i}", "click", 2.0, TS + 3000 + i, 40 + i, None)
-    return Joined(click, policy, arm, 1, 17, 0.25, TS + i, 7 + i, 5, np.array(x, dtype), 1.0, 0.5, 0.75)
+    return Joined(
+        click, policy, arm, 1, 17, 0.25, TS + i, 7 + i, 5, np.array(x, dtype), 1.0, 0.5, 0.75, ESTIMATE | LIMITED
+    )
 
 
 def matured(n: int, *, policy: str = "front", dtype: Any = np.float32) -> list[Matured]:
-    """The rows of n impressions, all gone at once; row i has offset i and reward i/2."""
+    """The rows of n impressions, all gone at once; row i has offset i, reward i/2 and age i-1."""
     batch = Impressions(
         policy=policy,
         key=np.arange(n, dtype=np.uint64),
@@ -46,49 +48,68 @@ def matured(n: int, *, policy: str = "front", dtype: Any = np.float32) -> list[M
         row=np.arange(n, dtype=np.int32),
         snapshot=np.full(n, -1, np.int32),
         propensity=np.full(n, 0.5),
+        flags=np.full(n, ESTIMATE | LIMITED, np.uint8),
         x=np.tile(np.array([[1.0, 0.25]], dtype), (n, 1)),
     )
     pending = Pending()
     pending.append(batch, np.arange(n), np.zeros(n, np.int64))
     left = pending.leave(2 * TS, hold_ms={policy: 0}, bucket_ms={policy: 1})
-    return [Matured(chunk, rows, chunk.offset[rows] / 2, np.ones(len(rows), np.int32)) for chunk, rows in left]
+    return [
+        Matured(chunk, rows, chunk.offset[rows] / 2, np.ones(len(rows), np.int32), chunk.offset[rows] - 1)
+        for chunk, rows in left
+    ]
 
 
-COMMON = """a16e 01 a461726d73 91 {arm} a361726d c404 00000000 a5736c6f7473 91 {slot} a4736c6f74 c404 00000000
+BEFORE = """a16e 01 a461726d73 91 {arm} a361726d c404 00000000 a5736c6f7473 91 {slot} a4736c6f74 c404 00000000
     a8736e617073686f74 c408 {snapshot} aa70726f70656e73697479 c408 {propensity}
     ad696d7072657373696f6e5f7473 c408 {ts} b1696d7072657373696f6e5f6f6666736574 c408 {offset}
     ae696d7072657373696f6e5f726f77 c404 {row}
     a964696d656e73696f6e 02 a56474797065 a33c6634 a7636f6e74657874 c408 {context}"""
-GOLDEN_JOINED = b"CLC1" + bytes.fromhex(
-    "de0019 a176 01 a474797065 a66a6f696e6564 a9706172746974696f6e 03 a6706f6c696379 a566726f6e74"
-    + COMMON.format(
-        arm="a26132",
-        slot="a473696465",
-        snapshot="1100000000000000",
-        propensity="000000000000d03f",
-        ts="0068e5cf8b010000",
-        offset="0700000000000000",
-        row="05000000",
-        context="0000003f 000080bf",
-    )
-    + """ab6465636973696f6e5f6964 91 a26430 aa6f7574636f6d655f6964 91 a26f30 a46b696e64 91 a5636c69636b
+KIND = " af70726f70656e736974795f6b696e64 c401 01 "
+
+
+def golden_joined(common: str, fields: str) -> bytes:
+    """The joined row 0, with these columns of both types, and how many fields there are."""
+    return b"CLC1" + bytes.fromhex(
+        fields
+        + " a176 01 a474797065 a66a6f696e6564 a9706172746974696f6e 03 a6706f6c696379 a566726f6e74"
+        + common.format(
+            arm="a26132",
+            slot="a473696465",
+            snapshot="1100000000000000",
+            propensity="000000000000d03f",
+            ts="0068e5cf8b010000",
+            offset="0700000000000000",
+            row="05000000",
+            context="0000003f 000080bf",
+        )
+        + """ab6465636973696f6e5f6964 91 a26430 aa6f7574636f6d655f6964 91 a26f30 a46b696e64 91 a5636c69636b
     a576616c7565 c408 0000000000000040 a6726577617264 c408 000000000000f03f a66368616e6765 c408 000000000000e03f
     a27473 c408 b873e5cf8b010000 a66f6666736574 c408 2800000000000000"""
-)
-GOLDEN_MATURED = b"CLC1" + bytes.fromhex(
-    "de0014 a176 01 a474797065 a76d617475726564 a9706172746974696f6e 03 a6706f6c696379 a566726f6e74"
-    + COMMON.format(
-        arm="a26130",
-        slot="a3746f70",
-        snapshot="ffffffffffffffff",
-        propensity="000000000000e03f",
-        ts="0068e5cf8b010000",
-        offset="0000000000000000",
-        row="00000000",
-        context="0000803f 0000803e",
     )
-    + "a6726577617264 c408 0000000000000000 a86f7574636f6d6573 c404 01000000 a57368617265 cb3ff0000000000000"
-)
+
+
+def golden_matured(common: str, age: str, fields: str) -> bytes:
+    """The matured row 0, with these columns of both types, its age, and how many fields there are."""
+    return b"CLC1" + bytes.fromhex(
+        fields
+        + " a176 01 a474797065 a76d617475726564 a9706172746974696f6e 03 a6706f6c696379 a566726f6e74"
+        + common.format(
+            arm="a26130",
+            slot="a3746f70",
+            snapshot="ffffffffffffffff",
+            propensity="000000000000e03f",
+            ts="0068e5cf8b010000",
+            offset="0000000000000000",
+            row="00000000",
+            context="0000803f 0000803e",
+        )
+        + f"a6726577617264 c408 0000000000000000 a86f7574636f6d6573 c404 01000000 {age} a57368617265 cb3ff0000000000000"
+    )
+
+
+GOLDEN_JOINED = golden_joined(BEFORE + KIND, "de001a")
+GOLDEN_MATURED = golden_matured(BEFORE + KIND, "a66167655f6d73 c408 ffffffffffffffff", "de0016")
 
 
 def test_the_bytes_of_version_1_stay_as_they_are() -> None:
@@ -112,6 +133,7 @@ def test_golden_records_read_as_themselves() -> None:
         "slot": ["side"],
         "snapshot": [17],
         "propensity": [0.25],
+        "propensity_kind": [1],
         "impression_ts": [TS],
         "impression_offset": [7],
         "impression_row": [5],
@@ -129,6 +151,23 @@ def test_golden_records_read_as_themselves() -> None:
     }
     two = decode(GOLDEN_MATURED)
     assert (two["type"], two["share"], two["reward"].tolist(), two["outcomes"].tolist()) == ("matured", 1.0, [0.0], [1])
+    assert (two["propensity_kind"].tolist(), two["age_ms"].tolist()) == ([1], [-1])
+
+
+@pytest.mark.parametrize(
+    ("golden", "now"),
+    [
+        (golden_joined(BEFORE, "de0019"), GOLDEN_JOINED),
+        (golden_matured(BEFORE, "", "de0014"), GOLDEN_MATURED),
+    ],
+    ids=["joined", "matured"],
+)
+def test_records_from_before_the_kind_and_the_age_still_read(golden: bytes, now: bytes) -> None:
+    """Their propensities pass for exact; no age is made up for them."""
+    before, after = decode(golden), decode(now)
+    assert before["propensity_kind"].tolist() == [0]
+    assert before["propensity_kind"].dtype == after["propensity_kind"].dtype == np.uint8
+    assert after.keys() - before.keys() <= {"age_ms"}
 
 
 @pytest.mark.parametrize("golden", [GOLDEN_JOINED, GOLDEN_MATURED], ids=["joined", "matured"])

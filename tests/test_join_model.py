@@ -8,6 +8,8 @@ the state of a rebuild from zero and of the join that never died; rewards by dec
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +19,26 @@ import pytest
 
 from streams.decoded import Click, Impressions
 from streams.join import Join, Window
+from streams.units import Units
 
 WINDOWS = {
-    "short": Window(window_ms=20_000, early_ms=3_000, grace_ms=5_000, outcomes={"click": 1.0, "buy": 4.0}),
-    "long": Window(window_ms=50_000, early_ms=0, grace_ms=5_000, outcomes={"click": 1.0}, aggregate="max"),
+    "short": Window(
+        window_ms=20_000,
+        early_ms=3_000,
+        grace_ms=5_000,
+        outcomes={"click": 1.0, "buy": 4.0},
+        unit_limit=2,
+        unit_window_ms=60_000,
+    ),
+    "long": Window(
+        window_ms=50_000,
+        early_ms=0,
+        grace_ms=5_000,
+        outcomes={"click": 1.0},
+        aggregate="max",
+        unit_limit=1,
+        unit_window_ms=7_000,
+    ),
 }
 
 
@@ -39,10 +57,11 @@ def make_log(rng: random.Random) -> Log:
     for decision in range(rng.randint(5, 120)):
         clock += rng.choice([0, 100, 800, 4_000, 9_000])
         policy = rng.choice(["short", "long"])
-        row = (decision, policy, clock - rng.choice([0, 0, 0, 2_000]))
+        late = rng.choice([24_000, 40_000, 70_000]) if rng.random() < 0.05 else rng.choice([0, 0, 0, 2_000])
+        row = (decision, policy, max(0, clock - late))
         log.impressions.append(row)
         if rng.random() < 0.15:
-            log.impressions.append(rng.choice(log.impressions[-4:]))
+            log.impressions.append(rng.choice(log.impressions[-rng.choice([4, 40]) :]))
         for number in range(rng.choice([0, 0, 1, 2])):
             kind = rng.choice(["click", "click", "buy"])
             delay = rng.choice([-5_000, -2_000, 0, 3_000, 15_000, 19_999, 20_000, 40_000, 70_000])
@@ -78,12 +97,24 @@ def impressions(log: Log, start: int, end: int) -> list[Impressions]:
                     ts=np.array([row[3] for row in rows], np.int64),
                     offset=np.array([row[0] for row in rows], np.int64),
                     row=np.zeros(n, np.int32),
-                    snapshot=np.ones(n, np.int32),
-                    propensity=np.full(n, 0.5),
+                    snapshot=np.full(n, -1, np.int32),
+                    propensity=np.array([1.0 if falls_back(row[1]) else 0.5 for row in rows]),
                     x=np.array([[row[1]] for row in rows], np.float32),
+                    flags=np.zeros(n, np.uint8),
+                    unit=mixed([unit(row[1]) for row in rows]),
                 )
             )
     return groups
+
+
+def unit(decision: int) -> int:
+    """Who made a decision necessary: one of three, or nobody known (0)."""
+    return decision * 7 // 5 % 4
+
+
+def falls_back(decision: int) -> bool:
+    """Whether nothing was chosen in a decision."""
+    return decision % 6 == 5
 
 
 def mixed(decisions: list[int]) -> Any:
@@ -117,6 +148,7 @@ def contents(join: Join) -> Any:
                     int(chunk.key[position]),
                     int(chunk.offset[position]),
                     int(chunk.ts[position]),
+                    int(chunk.flags[position]),
                     sorted(seen),
                 )
             )
@@ -124,7 +156,18 @@ def contents(join: Join) -> Any:
     waiting = sorted((click.key, click.outcome_id, click.offset) for click in join.waiting)
     assert len(rows) == join.pending.rows == len(join.keys)
     assert join.counts["waiting"] == len(waiting)
-    return sorted(rows), waiting
+    return sorted(rows), waiting, units(join)
+
+
+def units(join: Join) -> Any:
+    """What a join knows of units: how many rows of each learn in the open buckets, and which rows came late."""
+    counts = {
+        (*name, number): int(found)
+        for name, bucket in join.units._buckets.items()
+        for number, found in zip(range(4), bucket.table.find(mixed([*range(4)])), strict=True)
+        if found >= 0
+    }
+    return counts, join.units.oldest(), join.units.expired().tolist()
 
 
 @dataclass
@@ -136,6 +179,8 @@ class Cut:
     counts: dict[str, int] = field(default_factory=dict)
     oldest: tuple[int, int] = (0, 0)
     waiting: list[int] = field(default_factory=list)
+    expired: list[int] = field(default_factory=list)
+    learned: dict[int, bool] = field(default_factory=dict)
     rewards: dict[int, float] = field(default_factory=dict)
     matured: list[tuple[int, float]] = field(default_factory=list)
 
@@ -143,6 +188,7 @@ class Cut:
 def rebuild(log: Log, cut: Cut, oldest: tuple[int, int]) -> Join:
     """The join as the learner rebuilds it."""
     join = Join(WINDOWS, watermark=cut.watermark)
+    join.units.restore(np.array(cut.expired, np.int64))
     for group in impressions(log, oldest[0], cut.positions[0]):
         join.add_impressions(group, counted=False)
     join.add_clicks(clicks(log, oldest[1], cut.positions[1]), rebuild=set(cut.waiting))
@@ -166,6 +212,7 @@ class Run:
         assert self.join.counts["waiting"] == waiting
         self.positions = list(self.cut.positions)
         self.rewards = dict(self.cut.rewards)
+        self.learned = dict(self.cut.learned)
         self.matured = list(self.cut.matured)
 
     def step(self) -> None:
@@ -176,7 +223,14 @@ class Run:
         end = min(size, start + self.rng.randint(1, 12))
         if side == 0:
             for group in impressions(self.log, start, end):
-                self.settle(self.join.add_impressions(group))
+                changes = self.join.add_impressions(group)
+                learning = set(group.offset[changes.learning].tolist())
+                self.learned |= {offset: offset in learning for offset in group.offset[changes.fresh].tolist()}
+                assert changes.limited == sum(
+                    not falls_back(self.log.impressions[offset][0]) and offset not in learning
+                    for offset in group.offset[changes.fresh].tolist()
+                )
+                self.settle(changes)
         else:
             self.settle(self.join.add_clicks(clicks(self.log, start, end)))
         self.positions[side] = end
@@ -184,6 +238,7 @@ class Run:
     def settle(self, changes: Any) -> None:
         """Add what was joined to the rewards."""
         for row in changes.joined:
+            assert row.learns is self.learned[row.impression_offset]
             decision = int(row.click.decision_id)
             self.rewards[decision] = self.rewards.get(decision, 0.0) + row.change
 
@@ -205,6 +260,8 @@ class Run:
             counts=dict(self.join.counts),
             oldest=(i if oldest[0] is None else oldest[0], c if oldest[1] is None else oldest[1]),
             waiting=self.join.waiting.places().tolist(),
+            expired=self.join.units.expired().tolist(),
+            learned=dict(self.learned),
             rewards=dict(self.rewards),
             matured=list(self.matured),
         )
@@ -251,6 +308,64 @@ def test_each_impression_matures_once(block: int) -> None:
         assert len(offsets) == len(set(offsets)), seed
         for offset, reward in reader.matured:
             assert reader.rewards.get(log.impressions[offset][0], 0.0) == reward, seed
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_of_each_unit_the_first_rows_learn(block: int) -> None:
+    """Whatever died in between: of what was accepted, in the order of the log, up to the limit of the policy in each bucket."""
+    limited = 0
+    for seed in range(block * 60, block * 60 + 60):
+        reader, log = run(seed)
+        counts: Counter[tuple[str, int, int]] = Counter()
+        truth = {}
+        for offset in sorted(reader.learned):
+            decision, policy, ts = log.impressions[offset]
+            truth[offset] = not falls_back(decision)
+            if truth[offset] and unit(decision):
+                name = (policy, unit(decision), ts // WINDOWS[policy].unit_window_ms)
+                counts[name] += 1
+                truth[offset] = counts[name] <= WINDOWS[policy].unit_limit
+                limited += not truth[offset]
+        assert reader.learned == truth, seed
+    assert limited > 200
+
+
+def not_rebuilt(broken: pytest.MonkeyPatch) -> None:
+    """A rebuild takes only what is pending for granted."""
+    broken.setattr(Units, "oldest", lambda self: None)
+
+
+def late_ones_count(broken: pytest.MonkeyPatch) -> None:
+    """A rebuild does not know what had come too late."""
+    broken.setattr(Units, "restore", lambda self, missed: None)
+
+
+def copies_count(broken: pytest.MonkeyPatch) -> None:
+    """A rebuild counts the copies of what has left."""
+    broken.setattr(Units, "_first_copies", lambda self, batch, rows: rows)
+
+
+def gone_ones_do_not_count(broken: pytest.MonkeyPatch) -> None:
+    """A rebuild counts what is pending alone."""
+    broken.setattr(Units, "_first_copies", lambda self, batch, rows: rows[:0])
+
+
+def closed_at_the_end(broken: pytest.MonkeyPatch) -> None:
+    """Buckets are let go while rows of them may still come."""
+    leave = Units.leave
+    broken.setattr(Units, "leave", lambda self, watermark: leave(self, watermark + 20_000))
+
+
+@pytest.mark.parametrize(
+    "mutant", [not_rebuilt, late_ones_count, copies_count, gone_ones_do_not_count, closed_at_the_end]
+)
+def test_counts_of_units_that_break_a_rule_are_found(
+    monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Each by the comparison of the rebuilds, or by the rows that learned."""
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_of_each_unit_the_first_rows_learn(0)
 
 
 def in_order(log: Log) -> dict[int, float]:

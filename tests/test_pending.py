@@ -13,7 +13,7 @@ from streams.pending import CHUNK_ROWS, Pending, Seen
 
 HOLD_MS = {"front": 10_000, "side": 3_000}
 BUCKET_MS = {"front": 1_000, "side": 700}
-COLUMNS = ("key", "ts", "offset", "row", "arm", "slot", "snapshot", "propensity", "x")
+COLUMNS = ("key", "ts", "offset", "row", "arm", "slot", "snapshot", "propensity", "flags", "x")
 
 
 def arrivals(rng: np.random.Generator, n: int, *, first: int, now_ms: int, policy: str, dtype: Any) -> Impressions:
@@ -28,6 +28,7 @@ def arrivals(rng: np.random.Generator, n: int, *, first: int, now_ms: int, polic
         row=rng.integers(0, 9, n).astype(np.int32),
         snapshot=rng.integers(-1, 5, n).astype(np.int32),
         propensity=rng.random(n),
+        flags=rng.integers(0, 4, n).astype(np.uint8),
         x=rng.normal(size=(n, 2 if policy == "front" else 5)).astype(dtype),
     )
 
@@ -139,7 +140,7 @@ def test_outcomes_seen_of_a_row_do_not_pass_to_the_next_in_its_place() -> None:
 
 
 def test_memory_is_that_of_the_chunks() -> None:
-    """48 bytes and the context for each place, whether it is taken or not; an empty store takes none."""
+    """49 bytes and the context for each place, whether it is taken or not; an empty store takes none."""
     rng = np.random.default_rng(4)
     for dtype, size in ((np.float32, 4), (np.float64, 8)):
         pending = Pending()
@@ -147,7 +148,7 @@ def test_memory_is_that_of_the_chunks() -> None:
         batch = arrivals(rng, CHUNK_ROWS + 1, first=0, now_ms=0, policy="front", dtype=dtype)
         batch.ts[:] = 5
         append(pending, batch, np.arange(CHUNK_ROWS + 1))
-        assert pending.nbytes == 2 * CHUNK_ROWS * (48 + 2 * size)
+        assert pending.nbytes == 2 * CHUNK_ROWS * (49 + 2 * size)
 
 
 def test_contexts_of_both_types_keep_every_bit() -> None:

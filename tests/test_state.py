@@ -17,7 +17,7 @@ from streams.feedback import RECORD_BYTES
 from streams.join import Window
 from streams.messages import Message
 from streams.reading import SimpleRecord
-from streams.recovery import StateMismatchError, restore
+from streams.recovery import StateMismatchError, rebuild, restore
 from streams.rules import rules
 from streams.settings import PolicySettings, Settings
 from streams.state import Fetched, PartitionState, Rules
@@ -151,6 +151,45 @@ def test_the_first_copy_counts_however_the_log_is_fetched() -> None:
         found.append({policy: (arms["a"].count, arms["a"].n) for policy, arms in partition.sums.items()})
     assert found[1:] == found[:-1]
     assert differ > 0
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack", "columns"])
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_feedback_says_what_is_an_estimate_and_how_old_the_first_outcome_was(codec: Codec, rebuilt: bool) -> None:
+    """In both kinds of rows, whatever the codec, and after a rebuild; outcomes outside the window have no age."""
+    kinds = [None, "estimate", "estimate", None]
+    events = [impression(i, [1.0, 0.0], propensity_kind=kind) for i, kind in enumerate(kinds)]
+    values = [encode_impressions(events)] if codec == "columns" else [encode(event, codec) for event in events]
+    shown = [SimpleRecord(i, NOW, None, value, []) for i, value in enumerate(values)]
+    ages = [(0, 700), (0, 300), (0, 900), (1, -50), (1, 4), (2, 10_000)]
+    clicks = [Outcome(decision_id=f"d{i}", slot="s", outcome_id=f"o{age}", ts=NOW + age) for i, age in ages]
+    followed = [SimpleRecord(i, NOW, None, encode(click), []) for i, click in enumerate(clicks)]
+    given = {"delays_s": (), "window_s": 1.0, "early_s": 0.1}
+    partition = PartitionState(0, rules=rules_of(**given))
+    partition.take(Fetched("impressions", 0, 0, len(shown), shown))
+    partition.take(Fetched("clicks", 0, 0, len(followed), followed))
+    messages = partition.freeze(NOW - 1000)
+    if rebuilt:
+        stored = {one.key or b"": one.value or b"" for one in messages if one.topic == "posteriors"}
+        both = {"impressions": shown, "clicks": followed}
+        restored = restore(0, stored, rules_of(**given))
+        partition = rebuild(restored, lambda side, start, end: iter([both[side][start:end]]), lambda: None)
+    found = [
+        feedback.decode(one.value or b"")
+        for one in [*messages, *partition.freeze(NOW + 10**6)]
+        if one.topic == "feedback"
+    ]
+    joined, matured = (next(one for one in found if one["type"] == kind) for kind in ("joined", "matured"))
+    assert dict(zip(joined["outcome_id"], joined["propensity_kind"].tolist(), strict=True)) == {
+        "o700": 0,
+        "o300": 0,
+        "o900": 0,
+        "o-50": 1,
+        "o4": 1,
+    }
+    assert matured["propensity_kind"].tolist() == [0, 1, 1, 0]
+    assert matured["outcomes"].tolist() == [3, 2, 0, 0]
+    assert matured["age_ms"].tolist() == [300, 0, -1, -1]
 
 
 def committed(**policy: object) -> tuple[PartitionState, dict[bytes, bytes]]:
