@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace as set_unit
 
 from policies.model import MODELS
 from streams.events import Impression, Outcome, encode
@@ -65,9 +66,9 @@ class Committed:
         return msgspec.msgpack.decode(value)  # type: ignore[no-any-return]
 
 
-def rules_of(model: str, budget: int) -> Rules:
-    """The oracle's policy with a ladder of two half-lives."""
-    policy = tomllib.loads(config(model))["policies"][POLICY] | {"half_lives_s": HALF_LIVES}
+def rules_of(model: str, budget: int, **more: Any) -> Rules:
+    """The oracle's policy with a ladder of two half-lives, and more settings."""
+    policy = tomllib.loads(config(model))["policies"][POLICY] | {"half_lives_s": HALF_LIVES, **more}
     return replace(rules(Settings.model_validate({"policies": {POLICY: policy}})), checkpoint_bytes=budget)
 
 
@@ -94,12 +95,17 @@ def recovered(log: Log, committed: Committed, given: Rules) -> PartitionState:
     return rebuild(restore(0, committed.records, given), log.read, lambda: None)
 
 
-def run(model: str, seed: int, budget: int, *, crash: float) -> tuple[PartitionState, Committed, int]:
+def run(model: str, seed: int, budget: int, *, crash: float, **more: Any) -> tuple[PartitionState, Committed, int]:
     """A learner that takes fetches of random sizes, cuts at random, and is lost with a chance of ``crash`` at each cut."""
     rng = random.Random(seed)
     events = traffic(seed, 1_500, start_ms=START_MS, step_ms=20.0).events
+    if more:
+        events = [
+            set_unit(event, unit=f"u{hash(event.ts) % 40}") if isinstance(event, Impression) else event
+            for event in events
+        ]
     log, committed, deaths = Log(events), Committed(), 0
-    state = PartitionState(0, rules=rules_of(model, budget))
+    state = PartitionState(0, rules=rules_of(model, budget, **more))
     while any(state.positions[side] < len(log.sides[side]) for side in SIDES) or state.table.unwritten:
         for side in SIDES:
             start = state.positions[side]
@@ -108,7 +114,7 @@ def run(model: str, seed: int, budget: int, *, crash: float) -> tuple[PartitionS
                 state.take(Fetched(side, 0, start, end, log.sides[side][start:end]))
         if rng.random() < crash:
             deaths += 1
-            state = recovered(log, committed, rules_of(model, budget))
+            state = recovered(log, committed, rules_of(model, budget, **more))
             continue
         marks = [ts for ts in state.largest_ts.values() if ts is not None]
         committed.add(state.freeze(min(marks) if len(marks) == 2 else None))
@@ -131,6 +137,18 @@ def test_a_recovery_adds_to_each_sum_what_its_record_lacks(model: str) -> None:
     }
     assert state.counts["joined"] == len(counted) == whole.counts["joined"]
     assert 0 < max(committed.sums_bytes) < 2_000
+
+
+def test_limits_for_each_unit_hold_over_a_replay() -> None:
+    """What learned of a unit is the same whether the input was taken once or again, cut by cut."""
+    limit = {"unit_limit": 3, "unit_window_s": 10}
+    whole, _, _ = run("linear", 7, 10_000_000, crash=0.0, **limit)
+    state, _, deaths = run("linear", 7, TWO_SUMS, crash=0.25, **limit)
+    assert deaths > 5
+    assert 0 < whole.impressions["limited"] < whole.impressions["accepted"]
+    assert state.impressions == whole.impressions
+    main = [{entry: one for entry, one in everything(each).items() if entry.track == 0.0} for each in (state, whole)]
+    assert main[0] == main[1]
 
 
 @pytest.mark.parametrize("seed", range(4))
