@@ -203,7 +203,7 @@ def _missing(restored: Restored, side: Side, low: int, high: int) -> list[str]:
     if low > start and start < end:
         warnings.append(
             f"{topic}-{number}: offsets {start} to {min(low, end)} are needed to know what is pending, but retention has deleted them; "
-            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s"
+            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s, and unit_window_s with unit_limit"
         )
     if restored.cuts and low > base.offsets[side]:
         warnings.append(
