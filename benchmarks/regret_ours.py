@@ -75,7 +75,12 @@ class Clickloop:
         if self._prior is None or due:
             effective = {arm: self._model.at(sums, now_ms=now * SECOND_MS) for arm, sums in self._sums.items()}
             self._prior = fit(
-                effective, None, model=policy.model, dimension=policy.dimension, intercept=policy.intercept
+                effective,
+                None,
+                model=policy.model,
+                dimension=policy.dimension,
+                intercept=policy.intercept,
+                features=policy.features_of_arms,
             )
             self._fitted_at, self._fitted_rounds = now, now
         self._snapshot = build(

@@ -22,6 +22,7 @@ from policies.student import fit_student
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from policies.arm_features import Features
     from policies.batch import FloatArray
     from policies.sums import Effective
 
@@ -45,15 +46,22 @@ def fit(
     model: str,
     dimension: int,
     intercept: int | None = None,
+    features: Features | None = None,
 ) -> AnyPrior:
     """Prior of the model's arms: `fit_linear`, `fit_hybrid`, `fit_student`, `fit_logistic` or `fit_beta`, by the model's name.
 
+    Args:
+        effective, start, dimension, intercept: see `fit_linear`.
+        features: of the arms, for the model "hybrid"; see policies/arm_features.py.
+
     Raises:
-        ValueError: no such model, or a start of another model.
+        ValueError: no such model, a start of another model, or features with a model that has no use for them.
 
     >>> fit({}, model="beta", dimension=0)
     BetaPrior(a=1.0, b=1.0)
     """
+    if features is not None and model != "hybrid":
+        raise ValueError(f"features of arms with the model {model!r}: only 'hybrid' uses them; leave them out")
     if model == "linear" and isinstance(start, Prior | None):
         return fit_linear(effective, start, dimension=dimension, intercept=intercept)
     if model == "logistic" and isinstance(start, Prior | None):
@@ -61,7 +69,7 @@ def fit(
     if model == "student" and isinstance(start, StudentPrior | None):
         return fit_student(effective, start, dimension=dimension, intercept=intercept)
     if model == "hybrid" and isinstance(start, HybridPrior | None):
-        return fit_hybrid(effective, start, dimension=dimension, intercept=intercept)
+        return fit_hybrid(effective, start, dimension=dimension, intercept=intercept, features=features)
     if model == "beta" and isinstance(start, BetaPrior | None):
         return fit_beta(effective, start)
     raise ValueError(

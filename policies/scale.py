@@ -48,14 +48,17 @@ def check_start(start: Prior | HybridPrior | None, *, dimension: int, intercept:
 
 def telling(effective: Mapping[str, Effective]) -> list[Effective]:
     """Arms that tell something: shown, and with sums that can be used."""
-    return [
-        arm
-        for arm in effective.values()
-        if 0.0 < arm.n_eff < np.inf
+    return [arm for arm in effective.values() if is_telling(arm)]
+
+
+def is_telling(arm: Effective) -> bool:
+    """Whether an arm was shown and its sums are finite."""
+    return bool(
+        0.0 < arm.n_eff < np.inf
         and np.isfinite((arm.reward, arm.square)).all()
         and np.isfinite(arm.b).all()
         and np.isfinite(arm.A).all()
-    ]
+    )
 
 
 def beginning(scale: Scale, dimension: int, intercept: int | None) -> Prior:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from policies.arm_features import prior_of
 from policies.explorers import NO_RATES, check
 from policies.posterior import ArmPosterior, BetaPosterior, posterior
 from policies.prior import PRIORS, AnyPrior, BetaPrior
@@ -185,7 +186,7 @@ def build(
             arms[name] = old
             continue
         effective = model.at(total, now_ms=now_ms)
-        new = _arm(posterior(prior, effective), version, effective.count)
+        new = _arm(posterior(prior_of(prior, name), effective), version, effective.count)
         arms[name] = old if old is not None and old.same(new) else new
     return _sealed(
         Snapshot(

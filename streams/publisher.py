@@ -214,7 +214,14 @@ class Publisher:
             return ()
         effective = {name: known.model.at(arm, now_ms=now_ms) for name, arm in sums.items()}
         policy = known.settings
-        known.prior = fit(effective, None, model=policy.model, dimension=policy.dimension, intercept=policy.intercept)
+        known.prior = fit(
+            effective,
+            None,
+            model=policy.model,
+            dimension=policy.dimension,
+            intercept=policy.intercept,
+            features=policy.features_of_arms,
+        )
         known.fitted_count, known.fitted_at = count, time.monotonic()
         return (f"prior and noise fitted to {count:.0f} impressions of {len(sums)} arms by empirical Bayes",)
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import expit
 
+from policies.arm_features import prior_of
 from policies.empirical_bayes import fit
 from policies.posterior import ArmPosterior, BetaPosterior, posterior
 from streams.rules import rules
@@ -77,10 +78,16 @@ def learned(settings: Settings, policy: str, *, mean_context: FloatArray) -> Lea
 
 
 def _arms(effective: Mapping[str, Effective], chosen: PolicySettings, x: FloatArray) -> dict[str, LearnedArm]:
-    prior = fit(effective, model=chosen.model, dimension=chosen.dimension, intercept=chosen.intercept)
+    prior = fit(
+        effective,
+        model=chosen.model,
+        dimension=chosen.dimension,
+        intercept=chosen.intercept,
+        features=chosen.features_of_arms,
+    )
     arms = {}
     for name, sums in effective.items():
-        mean, sd = _moments(posterior(prior, sums), x)
+        mean, sd = _moments(posterior(prior_of(prior, name), sums), x)
         if chosen.model == "logistic":  # by the delta method: the posterior is on the logit scale
             mean = float(expit(mean))
             sd *= mean * (1.0 - mean)

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
@@ -28,6 +29,8 @@ LEAST_S = 0.001
 """Event time is in whole milliseconds."""
 ARM_RECORD_BYTES = 7_500_000
 """What an arm's sums may take: they are one record of a topic that takes 8 MiB."""
+MOST_SHARED = 4096
+"""Weights that arms may share at most, (1 + features) dimension: their covariance is inverted with each fit."""
 
 Seconds = Annotated[float, Field(ge=0, le=TEN_YEARS_S, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False)]
@@ -108,6 +111,11 @@ class PolicySettings(BaseModel):
         None, description="named features that make the context; dimension and intercept follow from them"
     )
     arms: tuple[str, ...] = Field((), description="arms that exist before any impression")
+    arm_features: dict[str, tuple[Weight, ...]] = Field(
+        default_factory=dict,
+        description="model hybrid: numbers that tell what arms have in common, by arm, as many for each; arms without any "
+        "start from the mean arm",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -177,6 +185,25 @@ class PolicySettings(BaseModel):
         return arms
 
     @model_validator(mode="after")
+    def _arm_features_fit(self) -> Self:
+        if self.arm_features and self.model != "hybrid":
+            raise ValueError(
+                f"arm_features with model = {self.model!r}: only the model 'hybrid' learns what arms share; "
+                "set model = 'hybrid' or leave arm_features out"
+            )
+        try:
+            features = self.features_of_arms
+        except ValueError as error:
+            raise ValueError(f"arm_features: {error}") from error
+        most = MOST_SHARED // max(self.dimension, 1) - 1
+        if features is not None and features.length - 1 > most:
+            raise ValueError(
+                f"arm_features has {features.length - 1} numbers for each arm: with dimension = {self.dimension} at most "
+                f"{max(most, 0)} are allowed, because a prior of (1 + features) dimension weights is fitted; use fewer features"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _dimension_fits(self) -> Self:
         if self.model != "beta" and self.dimension < 1:
             raise ValueError(
@@ -236,6 +263,11 @@ class PolicySettings(BaseModel):
     def fingerprint(self) -> str | None:
         """Of what makes the contexts, features or encoder; None if nothing is declared."""
         return self.encoder if self.features is None else self.features.features.fingerprint
+
+    @property
+    def features_of_arms(self) -> Features | None:
+        """The declared features of arms, standardised; None if there are none."""
+        return standardised(self.arm_features)
 
     @property
     def rates(self) -> dict[str, float]:
