@@ -9,7 +9,7 @@ the eligible arms that are left. No arm is shown twice unless `repeat`.
 slots summed or averaged over, as `propensity`; with `propensity_kind`:
 
 exact     "marginal": by a formula or a sum over histories (slot_laws.py). All explorers with one slot, or whose allocation is
-          certain but for the floor; softmax, uncertainty sampling and Thompson sampling in turn up to 3 slots; Thompson sampling by
+          certain but for the floor; softmax, uncertainty sampling, SquareCB and Thompson sampling in turn up to 3 slots; Thompson sampling by
           assignment where sorting solves it, for any number of slots.
 exact     "mixture", for the rest: J allocations are drawn and one of them, picked evenly, is shown, so that given the J the
           probability of an arm in a slot is the share of the J that have it there. Nothing is estimated: 1/p is unbiased whatever J
@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from policies.explorers import NO_RATES, check
-from policies.matching import EMPTY, MODES, Arms, Mode, solve
-from policies.slot_laws import drawn, may_win, normals_in_turn, ranks, uniform, weights_in_turn
+from policies.matching import EMPTY, MODES, Arms, Mask, Mode, solve
+from policies.slot_laws import drawn, may_win, normals_in_turn, ranks
 from policies.slot_rules import Rule, draw_many, one_slot, rule_of
+from policies.slot_weights import gaps_in_turn, uniform, weights_in_turn
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -205,9 +206,11 @@ def _averaged(
     other = int(method == "estimate")
     many = draw_many(rule, asked, mode=mode, draws=draws + other, rng=rng, repeat=repeat)
     picked = many[0] if other else many[rng.integers(draws)]
-    p = np.zeros(asked.mean.shape)
-    for slot, column in enumerate(many[other:].T):
-        p[slot] = np.bincount(column[column != EMPTY], minlength=p.shape[1]) / draws
+    slots, n = asked.mean.shape
+    p = np.empty((slots, n))
+    for slot in range(slots):
+        column = many[other:, slot]
+        p[slot] = np.bincount(column[column != EMPTY], minlength=n) / draws
     return picked, p
 
 
@@ -229,7 +232,7 @@ def _marginal(
         return None
     if rule.kind == "normal" and mode != "sequential":
         return _ranked(rule, asked, rng) if asked.rank_one else None
-    if slots > HISTORIES or rule.kind == "gap":
+    if slots > HISTORIES:
         return None
     return _in_turn(rule, asked, rng)
 
@@ -290,6 +293,8 @@ def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, 
     at, eligible = at[:, where], eligible[:, where]
     if normal:
         arms, part = normals_in_turn(at, sd, eligible, rng=rng, alike=asked.rank_one)
+    elif rule.kind == "gap":
+        arms, part = gaps_in_turn(at, rule.gamma[order], eligible, rng=rng)
     else:
         arms, part = weights_in_turn(at, eligible, rng=rng)
     out, p = np.empty(len(order), np.intp), np.zeros(rule.at.shape)

@@ -1,4 +1,4 @@
-"""Exact probabilities of arms in slots: how likely each arm is shown in each slot, over all that may happen in the others.
+"""Thompson sampling in slots: how likely each arm is shown in each slot, over all that may happen in the others.
 
 Thompson sampling, with draws N(m_a, s_a^2), densities f and distribution functions F; G_a = f_a/F_a, E_a = 1/F_a, Q = prod F:
 
@@ -6,17 +6,14 @@ ranks       one draw for each arm, the l-th largest goes to the l-th slot. Arm a
             int G_a Q e_r du, e_r the elementary symmetric polynomial of the odds (1 - F_b)/F_b of all but a.
 in turn     new draws for each slot, over the arms that are left. Without the arms H, arm a wins with the probability
             int G_a Q prod_{h in H} E_h du, so sums over histories are products of matrices: two slots before at most.
-weights     in turn, arm a with the probability w_a/sum of what is left (Plackett-Luce): softmax, uncertainty sampling.
-uniform     in turn, any eligible arm that is left. Arms that may stand in the same slots are alike.
 
-Integrals by the rule of policies/thompson.py. "in turn" and "weights" draw from what they compute, so the
-probabilities are exact by construction; "ranks" draws the arms' scores, its probabilities are those of
-the integral (error about 1e-6). F is taken as at least 1e-60, which changes no probability by more than that.
+Integrals by the rule of policies/thompson.py. "in turn" draws from what it computes, so that its probabilities are exact
+by construction; with "ranks" the arms' scores are drawn, and the probabilities are those of the integral (error about 1e-6). F is
+taken as at least 1e-60, which changes no probability by more than that. Explorers in closed form: policies/slot_weights.py.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -177,116 +174,3 @@ def _after_two(grid: _Grid, before: FloatArray) -> FloatArray:
     Y *= E
     p: FloatArray = np.maximum(np.einsum("aq,aq->a", G * Qw, both - Y), 0.0)
     return normed(p)
-
-
-def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Generator) -> tuple[Arms, FloatArray]:
-    """Arms (K,) drawn in turn by weights and their marginal probabilities (K, n), for K up to 3.
-
-    Args:
-        log_weight: (K, n) of the slots in the order in which they are filled.
-        eligible: (K, n) with at least K arms in each slot.
-        rng: advanced by K draws.
-
-    >>> weights_in_turn(np.log([[1.0, 2.0], [1.0, 2.0]]), np.ones((2, 2), bool), rng=np.random.default_rng(1))[1].round(4).tolist()
-    [[0.3333, 0.6667], [0.6667, 0.3333]]
-    """
-    slots, n = log_weight.shape
-    w = [_scaled(log_weight[i], eligible[i], i) for i in range(slots)]
-    p = np.empty((slots, n))
-    p[0] = w[0] / w[0].sum()
-    arms = np.empty(slots, np.intp)
-    arms[0] = drawn(p[0], rng)
-    if slots > 1:
-        over = p[0] / _rest(w[1])
-        p[1] = w[1] * _rest(over)
-        p[1] /= p[1].sum()
-        left = w[1].copy()
-        left[arms[0]] = 0.0
-        arms[1] = drawn(left, rng)
-    if slots > 2:
-        V = over[:, None] * w[1] / _rest_pairs(w[2])
-        np.fill_diagonal(V, 0.0)
-        p[2] = w[2] * _without_each(V)
-        p[2] /= p[2].sum()
-        left = w[2].copy()
-        left[arms[:2]] = 0.0
-        arms[2] = drawn(left, rng)
-    return arms, p
-
-
-def _scaled(log_weight: FloatArray, eligible: Mask, without: int) -> FloatArray:
-    """(n,) weights, 1 for the best arm that is left if the `without` best are gone; none is so small as to vanish."""
-    log_weight = np.where(eligible, log_weight, -np.inf)
-    place = len(log_weight) - 1 - without
-    at = np.partition(log_weight, place)[place]
-    return np.where(eligible, np.exp(np.clip(log_weight - at, -300.0, 300.0)), 0.0)
-
-
-def _rest(w: FloatArray) -> FloatArray:
-    """(n,) sum of all weights but one, without cancellation for the largest."""
-    top = int(w.argmax())
-    rest: FloatArray = w.sum() - w
-    rest[top] = w[:top].sum() + w[top + 1 :].sum()
-    return rest
-
-
-def _without_each(V: FloatArray) -> FloatArray:
-    """(n,) sum of V (n, n) without row a and column a, without cancellation for the two that hold most."""
-    held = V.sum(axis=0) + V.sum(axis=1)
-    rest: FloatArray = np.maximum(held.sum() / 2.0 - held, 0.0)
-    for a in np.argsort(held)[-2:]:
-        kept = np.arange(len(V)) != a
-        rest[a] = V[kept][:, kept].sum()
-    return rest
-
-
-def _rest_pairs(w: FloatArray) -> FloatArray:
-    """(n, n) sum of all weights but two, without cancellation for the largest; the diagonal means nothing."""
-    top = int(w.argmax())
-    rest = _rest(w)[:, None] - w
-    others = w.copy()
-    others[top] = 0.0
-    rest[top] = rest[:, top] = _rest(others)
-    np.fill_diagonal(rest, 1.0)
-    return rest
-
-
-def uniform(eligible: Mask) -> FloatArray:
-    """(K, N) probability of each arm in each slot if slots are filled in turn from the eligible arms that are left.
-
-    >>> uniform(np.array([[True, True], [False, True]])).tolist()
-    [[0.5, 0.5], [0.0, 0.5]]
-    """
-    slots, n = eligible.shape
-    if (eligible == eligible[0]).all():
-        size = int(np.count_nonzero(eligible[0]))
-        filled = np.arange(slots) < size
-        return np.where(filled[:, None] & eligible, 1.0 / max(size, 1), 0.0)
-    code, kind = np.unique(eligible, axis=1, return_inverse=True)
-    sizes = np.bincount(kind.reshape(n), minlength=code.shape[1])
-    chance = _uniform_of_kinds(tuple(map(tuple, code.T.tolist())), tuple(sizes.tolist()))
-    out: FloatArray = np.array(chance)[:, kind.reshape(n)]
-    return out
-
-
-@lru_cache(maxsize=4096)
-def _uniform_of_kinds(kinds: tuple[tuple[bool, ...], ...], sizes: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    """(K, kinds) chance of one arm of each kind, by the numbers of each kind that are gone."""
-    slots = len(kinds[0])
-    states: dict[tuple[int, ...], float] = {(0,) * len(kinds): 1.0}
-    out = [[0.0] * len(kinds) for _ in range(slots)]
-    for slot in range(slots):
-        after: dict[tuple[int, ...], float] = {}
-        for gone, chance in states.items():
-            left = [(size - g) * kind[slot] for size, g, kind in zip(sizes, gone, kinds, strict=True)]
-            if sum(left) == 0:
-                after[gone] = after.get(gone, 0.0) + chance
-                continue
-            for i, number in enumerate(left):
-                if number:
-                    part = chance * number / sum(left)
-                    out[slot][i] += part / sizes[i]
-                    then = (*gone[:i], gone[i] + 1, *gone[i + 1 :])
-                    after[then] = after.get(then, 0.0) + part
-        states = after
-    return tuple(map(tuple, out))

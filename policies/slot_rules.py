@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from policies.closed_forms import best
 from policies.matching import EMPTY, Arms, Mask, Mode, solve
+from policies.slot_weights import gap_law
 from policies.thompson import thompson
 
 if TYPE_CHECKING:
@@ -86,19 +87,7 @@ def one_slot(rule: Rule, slot: int, left: npt.NDArray[np.bool_]) -> FloatArray:
         p = np.where(left, np.exp(np.maximum(shifted, -700.0)), 0.0)
         p /= np.maximum(p.sum(axis=-1, keepdims=True), 1e-300)
         return p
-    return _gap(at, left, float(rule.gamma[slot]))
-
-
-def _gap(at: FloatArray, left: Mask, gamma: float) -> FloatArray:
-    """Inverse gap weighting among what is left."""
-    top = np.where(left, at, -np.inf)
-    most = top.max(axis=-1, keepdims=True)
-    first = left & (top == most)
-    gap = np.maximum(np.where(np.isfinite(most), most, 0.0) - at, 0.0)
-    p = np.where(left & ~first, 1.0 / (np.count_nonzero(left, axis=-1, keepdims=True) + gamma * gap + 1e-300), 0.0)
-    share = (1.0 - p.sum(axis=-1, keepdims=True)) / np.maximum(np.count_nonzero(first, axis=-1, keepdims=True), 1)
-    out: FloatArray = np.where(first, share, p)
-    return out
+    return gap_law(at, left, float(rule.gamma[slot]))
 
 
 def draw_many(rule: Rule, asked: Offer, *, mode: Mode, draws: int, rng: np.random.Generator, repeat: bool) -> Arms:
