@@ -1,0 +1,313 @@
+"""Allocation of arms to slots: one request, K slots, N candidates, and the probabilities of what is shown.
+
+Order: eligibility (policies/eligibility.py), frequency caps (caps.py), budgets (budgets.py: closed ones leave, open ones
+have a price), exposure floors (exposure.py: a bonus); these make the offer (offers.py). Then the assignment under the explorer's randomness
+(slot_rules.py), and over it the floor: with probability epsilon the whole request is filled at random, slot by slot from
+the eligible arms that are left. No arm is shown twice unless `repeat`.
+
+**What is logged.** For each slot the *marginal* probability that its arm is shown in it, all that may happen in the other
+slots summed or averaged over, as `propensity`; with `propensity_kind`:
+
+exact     "marginal": by a formula or a sum over histories (slot_laws.py). All explorers with one slot, or whose allocation is
+          certain but for the floor; softmax, uncertainty sampling, SquareCB and Thompson sampling in turn up to 3 slots; Thompson sampling by
+          assignment where sorting solves it, for any number of slots.
+exact     "mixture", for the rest: J allocations are drawn and one of them, picked evenly, is shown, so that given the J the
+          probability of an arm in a slot is the share of the J that have it there. Nothing is estimated: 1/p is unbiased whatever J
+          is, as p is the law that the arm was drawn from. A finite J costs variance, not bias, and arms that none of the
+          J shows are reached by the floor alone: epsilon must be above zero for evaluation.
+estimate  "estimate", only if asked for: the share of J *other* allocations. Unbiased for p, but 1/p is not: an arm that is shown with p
+          = 0.02 appears in none of 32 draws every other time, and then weighs as if only the floor showed it.
+
+The *conditional* probability given the arms in the slots before (`conditional`) is exact as well and cheaper, but evaluating with it
+answers another question: where arm a already stands in an earlier slot it cannot be shown, so the mean of 1{a in l} r/p is
+r(a) P(a not before l), not r(a). benchmarks/allocation.py measures the bias and the variance of all four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from policies.explorers import NO_RATES, check
+from policies.matching import EMPTY, MODES, Arms, Mask, Mode, solve
+from policies.slot_laws import drawn, may_win, normals_in_turn, ranks
+from policies.slot_rules import Rule, draw_many, one_slot, rule_of
+from policies.slot_weights import gaps_in_turn, uniform, weights_in_turn
+
+if TYPE_CHECKING:
+    from policies.batch import FloatArray
+    from policies.decide import Kind
+    from policies.offers import Offer
+
+Method = Literal["marginal", "mixture", "estimate"]
+
+DRAWS = 32
+"""J, allocations that a mixture is made of."""
+HISTORIES = 3
+"""Slots up to which sums over histories are cheap: they are products of (arms, arms) matrices."""
+MANY = 128
+"""Arms that may win above which they are not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Allocation:
+    """What is shown, and the law that it came from.
+
+    Attributes:
+        arms: (K,) index of the arm in each slot, EMPTY (-1) where no eligible arm was left.
+        propensity: (K,) marginal probability of each; of an empty slot, that it stays empty.
+        propensity_kind: see the module.
+        method: how it was computed.
+        probabilities: (K, N) marginal probability of every arm in every slot.
+    """
+
+    arms: Arms
+    propensity: FloatArray
+    propensity_kind: Kind
+    method: Method
+    probabilities: FloatArray
+
+
+def allocate(
+    asked: Offer,
+    *,
+    explorer: str = "thompson",
+    rates: Mapping[str, float] = NO_RATES,
+    mode: Mode = "assignment",
+    rng: np.random.Generator,
+    count: float = 0.0,
+    noise_sd: float = 1.0,
+    method: Method | None = None,
+    draws: int = DRAWS,
+    repeat: bool = False,
+) -> Allocation:
+    """Fill the slots of an offer.
+
+    Args:
+        asked: see `policies.offers.offer`.
+        explorer, rates: see `policies.explorers.EXPLORERS`; tau is in units of worth.
+        mode: see `policies.matching`; explorers other than Thompson sampling that are random fill slots in turn in any mode.
+        rng: advanced.
+        count, noise_sd: of the snapshot.
+        method: None is "marginal" where there is a formula, "mixture" elsewhere.
+        draws: J of a mixture or an estimate.
+        repeat: whether an arm may stand in several slots; these are then drawn independently.
+
+    Raises:
+        ValueError: unknown mode, explorer or rate, or no formula for "marginal".
+
+    >>> from policies.offers import offer
+    >>> asked = offer(np.array([0.1, 0.3, 0.2]), np.zeros(3), kappa=np.array([0.5, 1.0]))
+    >>> shown = allocate(asked, explorer="epsilon-greedy", rates={"epsilon": 0.03}, rng=np.random.default_rng(1))
+    >>> shown.arms.tolist(), shown.propensity.round(4).tolist(), shown.propensity_kind
+    ([2, 1], [0.98, 0.98], 'exact')
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode = {mode!r}: must be one of {', '.join(MODES)}")
+    complete = check(explorer, rates)
+    rule = rule_of(asked, explorer, complete, count=count, noise_sd=noise_sd)
+    epsilon = complete["epsilon"]
+    found = _marginal(rule, asked, mode, repeat, rng) if method in (None, "marginal") else None
+    if found is None:
+        if method == "marginal":
+            raise ValueError(
+                f"explorer {explorer!r}, mode {mode!r}, {len(asked.order)} slots: there is no formula for the marginal "
+                "probabilities; leave method out, or give 'mixture'"
+            )
+        method = "estimate" if method == "estimate" else "mixture"
+        found = _averaged(rule, asked, mode, method, draws, repeat, rng)
+    arms, p = found
+    if epsilon > 0.0:
+        even = _even(asked, repeat)
+        p = (1.0 - epsilon) * p + epsilon * even
+        if rng.random() < epsilon:
+            arms = _at_random(asked, repeat, rng)
+    return Allocation(
+        arms=arms,
+        propensity=_of(p, arms),
+        propensity_kind="estimate" if method == "estimate" else "exact",
+        method=method or "marginal",
+        probabilities=p,
+    )
+
+
+def conditional(
+    asked: Offer,
+    arms: Arms,
+    *,
+    explorer: str,
+    rates: Mapping[str, float] = NO_RATES,
+    count: float = 0.0,
+    noise_sd: float = 1.0,
+) -> FloatArray:
+    """(K,) probability of each slot's arm given the arms in the slots filled before it, for the mode "sequential".
+
+    >>> from policies.offers import offer
+    >>> asked = offer(np.zeros(3), np.ones(3), kappa=np.ones(2))
+    >>> conditional(asked, np.array([2, 0]), explorer="thompson").round(6).tolist()
+    [0.333333, 0.5]
+    """
+    complete = check(explorer, rates)
+    rule = rule_of(asked, explorer, complete, count=count, noise_sd=noise_sd)
+    epsilon = complete["epsilon"]
+    left = asked.eligible.copy()
+    by_rule, even, out = 1.0, 1.0, np.ones(len(arms))
+    for slot in asked.order:
+        arm = arms[slot]
+        if arm == EMPTY:
+            continue
+        before = (1.0 - epsilon) * by_rule + epsilon * even
+        by_rule *= float(one_slot(rule, int(slot), left[slot])[arm])
+        even /= np.count_nonzero(left[slot])
+        out[slot] = ((1.0 - epsilon) * by_rule + epsilon * even) / before
+        left[:, arm] = False
+    return out
+
+
+def _of(p: FloatArray, arms: Arms) -> FloatArray:
+    """(K,) probabilities of what is shown."""
+    shown: FloatArray = np.take_along_axis(p, arms.reshape(-1, 1), axis=1)[:, 0]
+    empty = arms == EMPTY
+    return np.where(empty, 1.0 - p.sum(axis=1), shown) if empty.any() else shown
+
+
+def _even(asked: Offer, repeat: bool) -> FloatArray:
+    if repeat:
+        return np.array([uniform(row[None])[0] for row in asked.eligible])
+    return uniform(asked.eligible[asked.order])[np.argsort(asked.order)]
+
+
+def _at_random(asked: Offer, repeat: bool, rng: np.random.Generator) -> Arms:
+    """(K,) arms in turn, any eligible one that is left."""
+    left = asked.eligible.copy()
+    arms = np.full(len(left), EMPTY, np.intp)
+    for slot in asked.order:
+        some = left[slot].nonzero()[0]
+        if len(some):
+            arms[slot] = some[rng.integers(len(some))]
+            if not repeat:
+                left[:, arms[slot]] = False
+    return arms
+
+
+def _averaged(
+    rule: Rule,
+    asked: Offer,
+    mode: Mode,
+    method: Method,
+    draws: int,
+    repeat: bool,
+    rng: np.random.Generator,
+) -> tuple[Arms, FloatArray]:
+    """One of J allocations and their mean; for an estimate, one more and the mean of the others."""
+    other = int(method == "estimate")
+    many = draw_many(rule, asked, mode=mode, draws=draws + other, rng=rng, repeat=repeat)
+    picked = many[0] if other else many[rng.integers(draws)]
+    slots, n = asked.mean.shape
+    p = np.empty((slots, n))
+    for slot in range(slots):
+        column = many[other:, slot]
+        p[slot] = np.bincount(column[column != EMPTY], minlength=n) / draws
+    return picked, p
+
+
+def _marginal(
+    rule: Rule,
+    asked: Offer,
+    mode: Mode,
+    repeat: bool,
+    rng: np.random.Generator,
+) -> tuple[Arms, FloatArray] | None:
+    """Arms and exact probabilities without the floor; None where there is no formula."""
+    slots = len(asked.order)
+    if rule.kind == "point":
+        return _certain(rule, asked, mode, repeat, rng)
+    if repeat or slots == 1:
+        p = np.array([one_slot(rule, slot, asked.eligible[slot]) for slot in range(slots)])
+        return np.array([drawn(row, rng) if row.any() else EMPTY for row in p], np.intp), p
+    if np.count_nonzero(asked.eligible, axis=1).min() < slots:
+        return None
+    if rule.kind == "normal" and mode != "sequential":
+        return _ranked(rule, asked, rng) if asked.rank_one else None
+    if slots > HISTORIES:
+        return None
+    return _in_turn(rule, asked, rng)
+
+
+def _certain(
+    rule: Rule,
+    asked: Offer,
+    mode: Mode,
+    repeat: bool,
+    rng: np.random.Generator,
+) -> tuple[Arms, FloatArray]:
+    """The best allocation; arms that are alike in every slot share its places evenly."""
+    arms = solve(rule.at, asked.eligible, mode=mode, order=asked.order, rank_one=asked.rank_one, repeat=repeat)
+    p = np.zeros(rule.at.shape)
+    filled = (arms != EMPTY).nonzero()[0]
+    p[filled, arms[filled]] = 1.0
+    known: dict[int, Arms] = {}
+    for slot in filled:
+        arm = int(arms[slot])
+        alike = ((rule.at == rule.at[:, arm, None]) & (asked.eligible == asked.eligible[:, arm, None])).all(axis=0)
+        group = alike.nonzero()[0]
+        if len(group) > 1:
+            p[slot] = alike / len(group)
+            known.setdefault(int(group[0]), rng.permutation(group))
+            turn = known[int(group[0])]
+            arms[slot] = turn[rng.integers(len(turn))] if repeat else turn[0]
+            known[int(group[0])] = turn if repeat else turn[1:]
+    return arms, p
+
+
+def _ranked(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, FloatArray]:
+    """One draw for each arm, sorted into the slots."""
+    first, slots = int(asked.order[0]), len(asked.order)
+    where = asked.eligible[first].nonzero()[0]
+    m, s = rule.at[first, where], rule.sd[first, where]
+    kept = may_win(m, s, slots=slots)
+    m, s, where = m[kept], s[kept], where[kept]
+    score = m + s * rng.standard_normal(len(m))
+    arms = np.empty(slots, np.intp)
+    arms[asked.order] = where[np.argsort(-score)[:slots]]
+    p = np.zeros(rule.at.shape)
+    p[asked.order[:, None], where] = ranks(m, s, slots=slots)
+    return arms, p
+
+
+def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, FloatArray] | None:
+    """New draws for each slot, by sums over histories."""
+    order, normal = asked.order, rule.kind == "normal"
+    eligible = asked.eligible[order]
+    at = rule.at[order]
+    where = np.arange(at.shape[1])
+    if normal:
+        sd = rule.sd[order]
+        where = _contenders(at, sd, eligible, asked.rank_one)
+        sd = sd[:, where]
+    if len(where) > MANY:
+        return None
+    at, eligible = at[:, where], eligible[:, where]
+    if normal:
+        arms, part = normals_in_turn(at, sd, eligible, rng=rng, alike=asked.rank_one)
+    elif rule.kind == "gap":
+        arms, part = gaps_in_turn(at, rule.gamma[order], eligible, rng=rng)
+    else:
+        arms, part = weights_in_turn(at, eligible, rng=rng)
+    out, p = np.empty(len(order), np.intp), np.zeros(rule.at.shape)
+    out[order] = where[arms]
+    p[order[:, None], where] = part
+    return out, p
+
+
+def _contenders(at: FloatArray, sd: FloatArray, eligible: Mask, alike: bool) -> Arms:
+    """Arms that may win some slot, up to K - 1 better ones gone."""
+    slots, n = at.shape
+    kept = np.zeros(n, bool)
+    for slot in range(1 if alike else slots):
+        some = eligible[slot].nonzero()[0]
+        kept[some[may_win(at[slot, some], sd[slot, some], slots=slots)]] = True
+    return kept.nonzero()[0]

@@ -1,0 +1,134 @@
+"""What a request offers: the worth of every arm in every slot, and which may be shown, as the explorers see them.
+
+    M[l, a] = kappa_l (value_a - click_price_a) theta_a - price_a + bonus_a
+
+theta_a is the expected reward of arm a in the first slot, with the posterior's mean and standard deviation; kappa from
+policies/positions.py; price_a = lambda cost of an impression and click_price_a = lambda cost of a click from policies/budgets.py; bonus_a from
+policies/exposure.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from policies.batch import FloatArray
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Terms:
+    """What an arm's worth is made of beside its expected reward; (N,) each, None where there is none.
+
+    Attributes:
+        value: worth of a unit of reward, 1 unless given.
+        click_price: dual price times the cost of a click.
+        price: dual price times the cost of an impression.
+        bonus: of exposure floors and ceilings.
+    """
+
+    value: FloatArray | None = None
+    click_price: FloatArray | None = None
+    price: FloatArray | None = None
+    bonus: FloatArray | None = None
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Offer:
+    """K slots and N arms.
+
+    Attributes:
+        mean, sd: (K, N) expectation and standard deviation of M.
+        eligible: (K, N) what may be shown where.
+        order: (K,) slots by kappa, the best first: they are filled in this order.
+        rank_one: whether the best allocation is that of sorting: one kappa for each slot and one number for each arm.
+        scale: (K,) worth of a unit of reward in a slot, the mean over arms.
+    """
+
+    mean: FloatArray
+    sd: FloatArray
+    eligible: Mask
+    order: npt.NDArray[np.intp]
+    rank_one: bool
+    scale: FloatArray
+
+
+def offer(
+    mean: FloatArray,
+    sd: FloatArray,
+    *,
+    kappa: FloatArray,
+    terms: Terms = NO_TERMS,
+    eligible: Mask | None = None,
+    reserve: float | None = None,
+) -> Offer:
+    """The offer of a request.
+
+    Args:
+        mean, sd: (N,) of theta, or (K, N) where slots have features of their own.
+        kappa: (K,) position effects, not negative.
+        terms: see `Terms`.
+        eligible: (N,) or (K, N) what may be shown after eligibility, caps and budgets; None is everything.
+        reserve: arms whose expected worth in a slot is below are not eligible there; a paced budget needs 0, so that nothing is shown
+            at a loss. None shows whatever there is.
+
+    Raises:
+        ValueError: shapes do not fit, or a number is not finite.
+
+    >>> asked = offer(np.array([0.1, 0.2]), np.zeros(2), kappa=np.array([1.0, 0.5]), terms=Terms(price=np.array([0.0, 0.15])),
+    ...     reserve=0.0)
+    >>> asked.mean.round(3).tolist(), asked.eligible.tolist()
+    ([[0.1, 0.05], [0.05, -0.05]], [[True, True], [True, False]])
+    """
+    slots, n = len(kappa), mean.shape[-1]
+    shared = mean.ndim == 1
+    if mean.shape != sd.shape or mean.shape not in ((n,), (slots, n)) or not slots or not n:
+        raise ValueError(f"mean has shape {mean.shape}, sd {sd.shape}; both must be (N,) or ({slots}, N), N above 0")
+    if not (kappa >= 0.0).all():
+        raise ValueError(f"kappa = {kappa}: position effects must not be negative")
+    per = _per_unit(terms, n)
+    added = _added(terms, n)
+    M, S = kappa[:, None] * (mean * per), kappa[:, None] * (sd * np.abs(per))
+    if added is not None:
+        M += added
+    if not (np.isfinite(M).all() and np.isfinite(S).all()):
+        raise ValueError("an arm's worth is not finite: see mean, sd, kappa and the terms")
+    mask = np.ones((slots, n), bool) if eligible is None else np.broadcast_to(eligible, (slots, n))
+    if reserve is not None:
+        mask = mask & (reserve <= M)
+    alike = (eligible is None and reserve is None) or bool((mask == mask[0]).all())
+    return Offer(
+        mean=M,
+        sd=S,
+        eligible=mask,
+        order=np.argsort(-kappa, kind="stable"),
+        rank_one=shared and alike and (added is None or bool((kappa == kappa[0]).all())),
+        scale=kappa * float(np.mean(np.abs(per))),
+    )
+
+
+def _per_unit(terms: Terms, n: int) -> FloatArray:
+    """(N,) or (1,) value less the price of a click."""
+    value = np.ones(1) if terms.value is None else terms.value
+    per = value if terms.click_price is None else value - terms.click_price
+    if per.shape not in ((1,), (n,)):
+        raise ValueError(f"value and click_price must be ({n},), one number for each arm; they make {per.shape}")
+    return per
+
+
+def _added(terms: Terms, n: int) -> FloatArray | None:
+    """(N,) bonus less the price of an impression; None if there is neither."""
+    for name, term in (("price", terms.price), ("bonus", terms.bonus)):
+        if term is not None and term.shape != (n,):
+            raise ValueError(f"{name} has shape {term.shape}; must be ({n},), one number for each arm")
+    if terms.price is None:
+        return terms.bonus
+    return -terms.price if terms.bonus is None else terms.bonus - terms.price
