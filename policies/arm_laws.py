@@ -161,10 +161,8 @@ class BetaLaws:
     def above(self, level: FloatArray, rows: Index) -> FloatArray:
         """See `ArmLaws`."""
         a, b = self.a[rows], self.b[rows]
-        if float(level.min(initial=1.0)) < TINY:
-            p: FloatArray = betaincc(a, b, level)
-            return p
-        p = betainc(b, a, 1.0 - level)  # the same, and up to ten times faster in the upper tail
+        swapped = float(level.min(initial=1.0)) >= TINY  # the same, and up to ten times faster in the upper tail
+        p: FloatArray = betainc(b, a, 1.0 - level) if swapped else betaincc(a, b, level)
         return p
 
     def exceeded(self, chance: FloatArray, rows: Index) -> FloatArray:

@@ -30,6 +30,7 @@ COMMANDS = [
     ("policy", "history"),
     ("policy", "rollback"),
     ("policy", "sums"),
+    ("policy", "explain"),
     ("config", "show"),
     ("config", "check"),
 ]
@@ -73,6 +74,7 @@ def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
         ["policy", "history", "home", "--json"],
         ["policy", "rollback", "home", "1"],
         ["policy", "sums", "home", "--json"],
+        ["policy", "explain", "home", "--vector", "1,2"],
         ["replay", "LOG", "--policy", "home"],
     ],
     ids=" ".join,
