@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import betainc, betaincc, betaincinv, betaln, digamma, expit, logit, polygamma
 
 from policies.thompson import NEGLIGIBLE, breakpoints, gauss_legendre
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MISSED = 1e-11
 """Chance of a draw outside the range that is integrated, on either side."""
+
+UNLIKELY = 3e-7
+"""Chance of a draw that is hardly ever seen."""
 
 FEW, WIDEST = 64, 2.0
 """Number of equal steps that is always thought few, and the longest step: log(1 + e^t) bends within about 2."""
@@ -63,9 +67,7 @@ def thompson_beta(a: FloatArray, b: FloatArray, *, alpha: float = 1.0) -> FloatA
 def raw_thompson_beta(a: FloatArray, b: FloatArray) -> FloatArray:
     """`thompson_beta` before negligible arms are dropped and the sum is made one."""
     p = np.zeros(len(a))
-    rival = int((a / (a + b)).argmax())
-    least = betaincinv(a[rival], b[rival], 3e-7)  # an arm that hardly ever exceeds this can hardly win
-    kept = np.flatnonzero(betaincc(a, b, least) >= 3e-7)
+    kept = beta_contenders(a, b)
     if len(kept) == 1:
         p[kept] = 1.0
         return p
@@ -76,6 +78,18 @@ def raw_thompson_beta(a: FloatArray, b: FloatArray) -> FloatArray:
     log_density = -a * np.logaddexp(0.0, -t) - b * np.logaddexp(0.0, t) - betaln(a, b)
     p[kept] = np.exp(log_density - log_below + log_below.sum(axis=0)) @ weights
     return p
+
+
+def beta_contenders(a: FloatArray, b: FloatArray) -> npt.NDArray[np.intp]:
+    """Indices of the arms that may be the largest: not those that hardly exceed what the best mean hardly falls below.
+
+    >>> import numpy as np
+    >>> beta_contenders(np.array([10.0, 500.0, 510.0]), np.array([990.0, 500.0, 490.0])).tolist()
+    [1, 2]
+    """
+    rival = int((a / (a + b)).argmax())
+    least = betaincinv(a[rival], b[rival], UNLIKELY)
+    return np.flatnonzero(betaincc(a, b, least) >= UNLIKELY)
 
 
 def _edges(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -1,9 +1,9 @@
 """Decisions: a function of snapshot, context, candidates and a generator, so that they can be replayed.
 
 `decide` computes the probabilities and draws the arm from them: what is logged is exact. Only Thompson sampling over more
-than MANY normal arms that may win draws first and estimates the chosen arm's probability (policies/monte_carlo.py); `law` gives
-the exact ones there too, for ten times the work. Many contexts at once: policies/decide_batch.py. Arms alone, without
-propensities: policies/draw.py.
+than MANY arms that may win (MANY_KEPT for Beta arms, whose law is computed once for each set of candidates) draws first and
+estimates the chosen arm's probability (policies/monte_carlo.py); `law` gives the exact ones there too, for much more
+work. Many contexts at once: policies/decide_batch.py. Arms alone, without propensities: policies/draw.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from policies.arm_laws import BetaLaws, NormalLaws, StudentLaws
 from policies.beta_thompson import beta_moments, thompson_beta
 from policies.explorers import Scores, explore, floor
 from policies.monte_carlo import draw_estimated
 from policies.stack import BetaStack, Index, dof_of
-from policies.thompson import contenders
+from policies.thompson_student import scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from policies.arm_laws import ArmLaws
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
 
@@ -33,6 +35,9 @@ KEPT_LAWS = 1024
 
 MANY = 100
 """Arms that may win, above which Thompson sampling's propensity is estimated."""
+
+MANY_KEPT = 1000
+"""The same for Beta arms."""
 
 LARGEST = 1e30
 """Size of a number of a context above which it counts as unusable, as in events: products with it must stay finite."""
@@ -91,9 +96,9 @@ def decide(
     kind: Kind = "exact"
     p: FloatArray | None = None
     scores = _scores(snapshot, context, rows)
-    if scores is not None and is_estimated(snapshot, scores):
-        wide = snapshot.rates["alpha"] * scores.sd
-        drawn, propensity = draw_estimated(scores.mean, wide, rng=rng, epsilon=snapshot.rates["epsilon"])
+    many = _many_beta(snapshot, rows) if scores is None else many_of(snapshot, scores)
+    if many is not None:
+        drawn, propensity = draw_estimated(many, rng=rng, epsilon=snapshot.rates["epsilon"])
         kind = "estimate"
     else:
         p = _beta(snapshot, rows) if scores is None else explore(scores, snapshot.explorer, snapshot.rates)
@@ -117,16 +122,29 @@ def law(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | 
     return _beta(snapshot, rows) if scores is None else explore(scores, snapshot.explorer, snapshot.rates)
 
 
-def is_estimated(snapshot: Snapshot, scores: Scores) -> bool:
-    """Whether so many arms may win that the propensity is estimated."""
+def many_of(snapshot: Snapshot, scores: Scores) -> ArmLaws | None:
+    """The laws of one context's arms if so many of them may win that the propensity is estimated, else None."""
     alpha = snapshot.rates.get("alpha", 0.0)
-    return (
-        snapshot.explorer == "thompson"
-        and scores.dof is None
-        and len(scores.mean) > MANY
-        and alpha > 0.0
-        and len(contenders(scores.mean, alpha * scores.sd)) > MANY
-    )
+    if snapshot.explorer != "thompson" or alpha == 0.0 or len(scores.mean) <= MANY:
+        return None
+    sd = alpha * scores.sd
+    arms: ArmLaws
+    if scores.dof is None:
+        arms = NormalLaws(mean=scores.mean, sd=sd)
+    else:
+        arms = StudentLaws(mean=scores.mean, scale=scale_of(sd, scores.dof), dof=scores.dof)
+    return arms if len(arms.contenders()) > MANY else None
+
+
+def _many_beta(snapshot: Snapshot, rows: Index | None) -> BetaLaws | None:
+    arms, alpha = snapshot.stack, snapshot.rates.get("alpha", 0.0)
+    if snapshot.explorer != "thompson" or alpha == 0.0 or not isinstance(arms, BetaStack):
+        return None
+    if (len(arms.row) if rows is None else len(rows)) <= MANY_KEPT:
+        return None
+    a, b = (arms.a[:-1], arms.b[:-1]) if rows is None else (arms.a[rows], arms.b[rows])
+    laws = BetaLaws(a=a / alpha**2, b=b / alpha**2)
+    return laws if len(laws.contenders()) > MANY_KEPT else None
 
 
 def rows_of(snapshot: Snapshot, candidates: Sequence[str] | None) -> Index | None:

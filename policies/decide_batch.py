@@ -1,22 +1,25 @@
-"""Decisions for many contexts at once: the laws of `policies.decide`, computed together, and an arm drawn from each."""
+"""Decisions for many contexts at once: the laws of `policies.decide`, computed together, and an arm drawn from each.
+
+Beta arms have one law for all contexts: it is computed exactly, however many they are.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.decide import MANY, check_contexts, law, rows_of
+from policies.decide import MANY, check_contexts, law, many_of, rows_of
 from policies.explorers import Scores, explore
 from policies.monte_carlo import draw_estimated
 from policies.stack import BetaStack, Index, dof_of
-from policies.thompson import contend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from policies.arm_laws import ArmLaws
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
 
@@ -108,19 +111,24 @@ def _part(
     snapshot: Snapshot, x: FloatArray, rows: Index | None, rng: np.random.Generator
 ) -> tuple[Index, FloatArray, npt.NDArray[np.bool_]]:
     scores = _scores(snapshot, x, rows)
-    mean, sd = scores.mean, scores.sd
-    alpha, epsilon = snapshot.rates.get("alpha", 0.0), snapshot.rates["epsilon"]
-    estimated = np.zeros(len(x), np.bool_)
-    if snapshot.explorer == "thompson" and scores.dof is None and mean.shape[1] > MANY and alpha > 0.0:
-        estimated = np.count_nonzero(contend(mean, alpha * sd), axis=1) > MANY
+    many = _many(snapshot, scores)
+    estimated = np.array([laws is not None for laws in many], np.bool_)
     arm, propensity = np.empty(len(x), np.intp), np.empty(len(x))
     exact = np.flatnonzero(~estimated)
     if len(exact):
-        some = Scores(mean=mean[exact], sd=sd[exact], count=scores.count, noise_sd=scores.noise_sd, dof=scores.dof)
+        some = replace(scores, mean=scores.mean[exact], sd=scores.sd[exact])
         arm[exact], propensity[exact] = _drawn(explore(some, snapshot.explorer, snapshot.rates), rng)
-    for i in np.flatnonzero(estimated):
-        arm[i], propensity[i] = draw_estimated(mean[i], alpha * sd[i], rng=rng, epsilon=epsilon)
+    for i, laws in enumerate(many):
+        if laws is not None:
+            arm[i], propensity[i] = draw_estimated(laws, rng=rng, epsilon=snapshot.rates["epsilon"])
     return arm, propensity, estimated
+
+
+def _many(snapshot: Snapshot, scores: Scores) -> list[ArmLaws | None]:
+    """Of each context, the laws to estimate from, None where the probabilities are computed."""
+    if scores.mean.shape[1] <= MANY:
+        return [None] * len(scores.mean)
+    return [many_of(snapshot, replace(scores, mean=m, sd=s)) for m, s in zip(scores.mean, scores.sd, strict=True)]
 
 
 def _drawn(p: FloatArray, rng: np.random.Generator) -> tuple[Index, FloatArray]:

@@ -39,6 +39,27 @@ def settings_from(config: Path | None, bootstrap: str | None, **overrides: objec
     return settings
 
 
+def context_from(named: str | None, numbers: str | None) -> dict[str, Any] | list[float]:
+    """A context from the command line: features by name as JSON, or numbers between commas; empty without either.
+
+    >>> context_from(None, "1, 0.5")
+    [1.0, 0.5]
+    >>> context_from('{"hour": 18, "device": "phone"}', None)
+    {'hour': 18, 'device': 'phone'}
+    """
+    if named is not None and numbers is not None:
+        raise typer.BadParameter("give --context (features by name) or --vector (numbers), not both")
+    try:
+        if numbers is not None:
+            return [float(number) for number in numbers.split(",")]
+        values = {} if named is None else json.loads(named)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; --context takes a JSON object, --vector numbers between commas") from error
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"--context is {named}; it takes a JSON object of features by name")
+    return values if values else []
+
+
 def print_json(value: object) -> None:
     """Print `value` as JSON, for another program to read."""
     typer.echo(json.dumps(value, indent=2, default=str))

@@ -1,4 +1,4 @@
-"""`clickloop policy`: look at a policy's snapshots and sums, go back to an older snapshot."""
+"""`clickloop policy`: look at a policy's snapshots and sums, have decisions explained, go back to an older snapshot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli_options import Bootstrap, Config, Json, print_json, print_record, print_rows, settings_from
+from streams.cli_options import (
+    Bootstrap,
+    Config,
+    Json,
+    context_from,
+    print_json,
+    print_record,
+    print_rows,
+    settings_from,
+)
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -67,6 +76,50 @@ def rollback(
         )
     record = snapshots.rollback(settings, policy, version)
     print_json(record) if json else print_record(record, title=f"policy {policy}")
+
+
+@app.command()
+def explain(
+    policy: Policy,
+    context: Annotated[
+        str | None, typer.Option("--context", metavar="JSON", help="Values of the policy's features, a JSON object.")
+    ] = None,
+    vector: Annotated[
+        str | None, typer.Option("--vector", metavar="NUMBERS", help="The context itself: numbers between commas.")
+    ] = None,
+    candidates: Annotated[
+        list[str] | None, typer.Option("--candidates", metavar="ARM", help="An arm to choose from; may be repeated.")
+    ] = None,
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    json: Json = False,
+) -> None:
+    """Print why the newest snapshot would show each arm in a context: chances, and what each feature adds to the mean."""
+    from streams.explaining import explained
+
+    given = context_from(context, vector)
+    settings = _reachable(settings_from(config, bootstrap))
+    record = explained(settings, policy, given, candidates or None)
+    if json:
+        print_json(record)
+        return
+    arms = record["arms"]
+    title = f"{policy}, version {record['version']}: {record['model']}, {record['explorer']}"
+    print_rows(
+        [
+            {"arm": name, **{key: value for key, value in arm.items() if key != "contributions"}}
+            for name, arm in arms.items()
+        ],
+        title=title,
+    )
+    features = next(iter(arms.values()))["contributions"]
+    print_rows(
+        [
+            {"feature": feature, **{name: arm["contributions"][feature] for name, arm in arms.items()}}
+            for feature in features
+        ],
+        title="what each feature adds to the mean",
+    )
 
 
 @app.command()

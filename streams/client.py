@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.decide import Kind, decide
-from policies.features import FeatureError
+from policies.decide import Kind, decide, law
+from policies.explain import explain
+from streams.contexts import vector
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
 from streams.producer import EventProducer
@@ -31,6 +32,7 @@ from streams.producer import EventProducer
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from policies.explain import Explanation
     from policies.features import Value
     from policies.snapshot import Snapshot
     from streams.delivery import Delivery, Stats
@@ -202,16 +204,16 @@ class PolicyClient:
         now_s = self._clock()
         snapshot = self._snapshots.get(policy)
         x = self._vector(policy, context, snapshot)
-        law: FloatArray | None
+        chances: FloatArray | None
         kind: Kind = "exact"
         if snapshot is not None and not self._too_old(snapshot, now_s):
             choice = decide(snapshot, x, candidates, rng=self._rng)
             arm, propensity, version = choice.arm, choice.propensity, snapshot.version
-            among, law, kind = choice.candidates, choice.probabilities, choice.propensity_kind
+            among, chances, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
             among = self._known_arms(policy, candidates, snapshot)
-            arm, law = self._fall_back(policy, among)
-            propensity, version = float(law[among.index(arm)]), None
+            arm, chances = self._fall_back(policy, among)
+            propensity, version = float(chances[among.index(arm)]), None
         return Decision(
             decision_id=self._new_id() if decision_id is None else decision_id,
             policy=policy,
@@ -221,30 +223,59 @@ class PolicyClient:
             snapshot=version,
             context=x,
             candidates=tuple(among),
-            probabilities=law,
+            probabilities=chances,
             ts=int(now_s * 1000),
             unit=unit,
             propensity_kind=kind,
         )
 
+    def propensities(
+        self,
+        policy: str,
+        context: Sequence[float] | FloatArray | Mapping[str, Value],
+        candidates: Sequence[str] | None = None,
+    ) -> dict[str, float]:
+        """The exact probability of every candidate, floor included, whatever their number; arguments as `decide`.
+
+        Also where a decision logs an estimate, for more work: as a function of the newest snapshot, however old.
+
+        Raises:
+            NoSnapshot: there is none; a fallback's decision has its law in `probabilities`.
+            FeatureError, ValueError: as `decide`.
+        """
+        snapshot = self._followed(policy)
+        names = snapshot.names if candidates is None else tuple(candidates)
+        p = law(snapshot, self._vector(policy, context, snapshot), candidates)
+        return dict(zip(names, p.tolist(), strict=True))
+
+    def explain(
+        self,
+        policy: str,
+        context: Sequence[float] | FloatArray | Mapping[str, Value],
+        candidates: Sequence[str] | None = None,
+    ) -> tuple[Explanation, ...]:
+        """Why each candidate would be shown, in their order: see `policies.explain`; arguments as `decide`.
+
+        `Explanation.words(features)` takes the names from `streams.contexts.components`.
+
+        Raises:
+            NoSnapshot: there is none.
+            FeatureError, ValueError: as `decide`.
+        """
+        snapshot = self._followed(policy)
+        return explain(snapshot, self._vector(policy, context, snapshot), candidates)
+
+    def _followed(self, policy: str) -> Snapshot:
+        snapshot = self._snapshots.get(policy)
+        if snapshot is None:
+            reason = self.error or "none has come yet; wait_ready waits for one"
+            raise NoSnapshot(f"policy {policy!r} has no snapshot: {reason}")
+        return snapshot
+
     def _vector(
         self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
     ) -> FloatArray:
-        known = self._settings.policies.get(policy)
-        declared = None if known is None else known.fingerprint
-        if declared is not None and snapshot is not None and snapshot.encoder != declared:
-            raise FeatureError(
-                f"snapshot {snapshot.version} of policy {policy!r} was learned from contexts of {snapshot.encoder!r}, the "
-                f"settings here make {declared!r}: give learner, publisher and ad servers the same features"
-            )
-        if not isinstance(context, Mapping):
-            return np.asarray(context, np.float64)
-        if known is None or known.features is None:
-            raise FeatureError(
-                f"policy {policy!r} has no named features in the settings: declare [policies.{policy}.features], "
-                "or give the context as a vector"
-            )
-        return known.features.features.vector(context)
+        return vector(self._settings, policy, context, snapshot)
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s

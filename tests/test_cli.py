@@ -31,6 +31,7 @@ COMMANDS = [
     ("policy", "history"),
     ("policy", "rollback"),
     ("policy", "sums"),
+    ("policy", "explain"),
     ("config", "show"),
     ("config", "check"),
 ]
@@ -74,6 +75,7 @@ def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
         ["policy", "history", "home", "--json"],
         ["policy", "rollback", "home", "1"],
         ["policy", "sums", "home", "--json"],
+        ["policy", "explain", "home", "--vector", "1,2"],
         ["replay", "LOG", "--policy", "home"],
     ],
     ids=" ".join,
