@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from policies.arm_features import Features
     from policies.batch import FloatArray, IntArray
     from policies.model import Model
 
@@ -82,9 +83,15 @@ class Estimate:
 
 
 def learned(
-    rows: Decided, model: Model, *, explorer: str, rates: Mapping[str, float], intercept: int | None
+    rows: Decided,
+    model: Model,
+    *,
+    explorer: str,
+    rates: Mapping[str, float],
+    intercept: int | None,
+    features: Features | None = None,
 ) -> Snapshot:
-    """The policy that a publisher would publish after these rows, all of them matured.
+    """The policy that a publisher would publish after these rows, all of them matured; ``features`` of the arms for "hybrid".
 
     Raises:
         ValueError: no such explorer, or a rate that it does not have.
@@ -103,7 +110,7 @@ def learned(
     sums = {arm: model.zero() for arm in rows.arms} | model.update({}, batch)
     now_ms = int(rows.ts[-1])
     effective = {arm: model.at(one, now_ms=now_ms) for arm, one in sums.items()}
-    prior = fit(effective, model=model.name, dimension=model.dimension, intercept=intercept)
+    prior = fit(effective, model=model.name, dimension=model.dimension, intercept=intercept, features=features)
     return build(
         "evaluated",
         model=model,

@@ -18,6 +18,8 @@ from streams.settings_policy import UnknownPolicyError
 
 TIMEOUT_S = 10.0
 LEAST_ROWS = 100
+ONLY = {"arm_features": "hybrid", "point": "logistic"}
+"""Settings that one model alone uses: the others are compared without them."""
 CAUTION = (
     "do not choose how much to explore by these figures: what exploring finds pays later, so the greedy one looks best; "
     "compare models, features and windows"
@@ -74,7 +76,12 @@ def compare(
     policies = {"as logged": _record(logger, rng)}
     for chosen in variants:
         snapshot = learned(
-            first, model(chosen), explorer=chosen.explorer, rates=chosen.rates, intercept=chosen.intercept
+            first,
+            model(chosen),
+            explorer=chosen.explorer,
+            rates=chosen.rates,
+            intercept=chosen.intercept,
+            features=chosen.features_of_arms,
         )
         policies[f"{chosen.model} {chosen.explorer}"] = _record(under(snapshot, rest), rng)
     return {
@@ -93,6 +100,7 @@ def variant(own: PolicySettings, name: str, explorer: str) -> PolicySettings:
         raise SettingsError(f"there is no explorer {explorer!r}; choose among {', '.join(EXPLORERS)}")
     try:
         given = own.model_dump(exclude_unset=True) | {"model": name, "explorer": explorer}
+        given = {key: value for key, value in given.items() if ONLY.get(key, name) == name}
         return PolicySettings.model_validate(given)
     except ValueError as error:
         raise SettingsError(f"model {name!r} does not go with the policy's settings: {error}") from error

@@ -115,6 +115,9 @@ def test_what_does_not_go_together_is_refused() -> None:
         variant(own, "linear", "best")
     with pytest.raises(SettingsError, match="model 'logistic' does not go with the policy's settings"):
         variant(own, "logistic", "thompson")
+    hybrid = PolicySettings(dimension=2, model="hybrid", arm_features={"a": (1.0,), "b": (2.0,)})
+    assert variant(hybrid, "linear", "ucb").arm_features == {}
+    assert variant(hybrid, "hybrid", "ucb").arm_features == hybrid.arm_features
     with pytest.raises(ValueError, match="1 rows cannot be cut"):
         logged(0, 1).split(0.5)
 
