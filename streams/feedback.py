@@ -164,6 +164,7 @@ NUMBERS = {
     "impression_offset": "<i8",
     "impression_row": "<u4",
     "outcomes": "<u4",
+    "age_ms": "<i8",
     "value": "<f8",
     "reward": "<f8",
     "change": "<f8",

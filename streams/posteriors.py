@@ -63,8 +63,8 @@ class Posteriors:
             for policy, arms in self._sums.items():
                 self._changed[policy] = set(arms)
 
-    def take(self, policy: str) -> tuple[dict[str, Sums], set[str], Place]:
-        """Merged sums by arm, the arms that changed since the last call, and how far they go.
+    def take(self, policy: str) -> tuple[dict[float, dict[str, Sums]], set[str], Place]:
+        """Merged sums by half-life (s) and arm, the arms that changed since the last call, and how far they go.
 
         Partitions are added and arms given in their order, so that the same sums give the same bits.
         """
@@ -79,7 +79,7 @@ class Posteriors:
             for more in sums[1:]:
                 total = model.merge(total, more)
             merged[arm] = total
-        return dict(sorted(merged.items())), changed, place
+        return {self._settings.policies[policy].half_life_s: dict(sorted(merged.items()))}, changed, place
 
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""
