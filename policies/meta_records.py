@@ -1,6 +1,6 @@
 """Byte layout of the meta-state: records of the compacted `policies` topic, beside those of the snapshots.
 
-Keys: ``[policy, null, "meta"]`` and ``[policy, arm, "baseline"]``. Readers of snapshots pass over keys of more than two elements.
+Keys: ``[policy, null, "meta"]``, ``[policy, null, "means 0"]`` to ``"means 17"`` and ``[policy, arm, "baseline"]``. Readers of snapshots pass over keys of more than two elements.
 Values are MessagePack maps with the major version ``v`` first, 1 today; unknown keys are ignored.
 
 Meta::
@@ -14,6 +14,11 @@ Meta::
     rewards       [n, sum, sum of squares, all 0/1]
     since_ms      {arm: when it was last reset}
     rows, unscored, reasons
+
+Means, each number the next time, so that the last eighteen remain; left out beyond MEANS_BYTES::
+
+    v, policy, at_ms, model, half_lives_s, arms
+    mean          bytes <f4, (tracks, arms + 1, d), see policies/meta_means.py
 
 Baseline::
 
@@ -33,6 +38,7 @@ from policies.baseline import Baseline
 from policies.delay import Ages, no_ages
 from policies.drift import Cusum
 from policies.ladder import Ladder
+from policies.meta_means import Means
 from policies.meta_state import MetaState, Rewards
 from policies.records import from_bytes, to_bytes
 from policies.sums import Effective, RecordError
@@ -42,6 +48,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VERSION = 1
+
+MEANS_BYTES = 7_500_000
+"""What a record of means may take, as the topic takes records of 8 MiB; beyond, a new leader scores the rows that it sees shown itself."""
+
+
+MEANS = "means "
 
 
 class _Ladder(msgspec.Struct, frozen=True):
@@ -94,6 +106,16 @@ class _Baseline(msgspec.Struct, frozen=True):
     tracks: list[_Part]
 
 
+class _Means(msgspec.Struct, frozen=True):
+    v: int
+    policy: str
+    at_ms: int
+    model: str
+    half_lives_s: tuple[float, ...]
+    arms: tuple[str, ...]
+    mean: bytes
+
+
 class _Version(msgspec.Struct, frozen=True):
     v: int
 
@@ -105,6 +127,15 @@ def meta_key(policy: str) -> bytes:
     '93a170c0a46d657461'
     """
     return msgspec.msgpack.encode([policy, None, "meta"])
+
+
+def means_key(policy: str, number: int) -> bytes:
+    """Kafka key of means by their number, 0 to 17.
+
+    >>> read_key(means_key("p", 3))
+    ('p', None, 'means 3')
+    """
+    return msgspec.msgpack.encode([policy, None, f"{MEANS}{number}"])
 
 
 def baseline_key(policy: str, arm: str) -> bytes:
@@ -227,6 +258,34 @@ def decode_baseline(data: bytes) -> dict[float, Baseline]:
         )
         found[part.half_life_s] = Baseline(at_ms=part.at_ms, part=effective)
     return found
+
+
+def encode_means(policy: str, means: Means, half_lives_s: tuple[float, ...]) -> bytes | None:
+    """Record of means; None if it would be too large."""
+    record = _Means(
+        VERSION,
+        policy,
+        means.at_ms,
+        means.model,
+        half_lives_s,
+        tuple(means.row),
+        means.mean.astype("<f4", copy=False).tobytes(),
+    )
+    return msgspec.msgpack.encode(record) if means.mean.nbytes < MEANS_BYTES else None
+
+
+def decode_means(data: bytes, model: str, half_lives_s: tuple[float, ...]) -> Means | None:
+    """Means from their record; None if they are of another model or other half-lives. Raises RecordError."""
+    record: _Means = _decode(data, _Means, "a record of means")
+    if record.model != model or record.half_lives_s != half_lives_s:
+        return None
+    length = len(record.mean) // 4
+    mean = from_bytes(record.mean, length, what="means", dtype="<f4").astype(np.float32)
+    row = {arm: i for i, arm in enumerate(record.arms)}
+    tracks, arms = len(half_lives_s), len(row) + 1
+    if length % (tracks * arms):
+        raise RecordError(f"a record of means has {length} numbers for {tracks} tracks of {arms} arms")
+    return Means(at_ms=record.at_ms, row=row, mean=mean.reshape(tracks, arms, -1), model=model)
 
 
 def _decode(data: bytes, kind: type[Any], what: str) -> Any:

@@ -15,7 +15,18 @@ from policies.baseline import DRIFT_KEPT, NOTHING_KEPT
 from policies.delay import mean_delay_s
 from policies.meta_cuts import Baselines, read_arm, reset
 from policies.meta_means import KEPT, Means, due, take_means
-from policies.meta_records import baseline_key, decode_baseline, decode_meta, encode_baseline, encode_meta, meta_key
+from policies.meta_records import (
+    MEANS,
+    baseline_key,
+    decode_baseline,
+    decode_means,
+    decode_meta,
+    encode_baseline,
+    encode_means,
+    encode_meta,
+    means_key,
+    meta_key,
+)
 from policies.meta_state import first_state, judged
 from policies.model import Effective, Model, Sums
 from policies.prior import AnyPrior
@@ -52,6 +63,7 @@ class PolicyMeta:
         self._reasons: list[str] = []
         self._cuts: list[tuple[str, int, float]] = []
         self._records: dict[bytes, bytes] = {}
+        self._number = 0
         self._moved = False
         self._anew = False
 
@@ -86,6 +98,15 @@ class PolicyMeta:
             for (arm, kind), value in records.items()
             if kind == "baseline" and arm is not None
         }
+        found = [
+            (means.at_ms, int(kind.removeprefix(MEANS)), means)
+            for (_, kind), value in records.items()
+            if kind.startswith(MEANS)
+            and (means := decode_means(value, self.model.name, tuple(self.models))) is not None
+        ]
+        found.sort(key=lambda one: one[0])
+        self._means = [means for _, _, means in found]
+        self._number = found[-1][1] + 1 if found else 0
         self._reasons, self._cuts, self._records, self._moved = [], [], {}, False
 
     def place(self, positions: Mapping[int, int]) -> None:
@@ -155,6 +176,10 @@ class PolicyMeta:
         means = take_means(effective, prior, model=self.model.name, at_ms=newest)
         self._means = [*(one for one in self._means if one.at_ms < newest), means][-KEPT:]
         self._anew = False
+        record = encode_means(self.name, means, tuple(self.models))
+        if record is not None:
+            self._records[means_key(self.name, self._number % KEPT)] = record
+            self._number, self._moved = self._number + 1, True
 
     def messages(self) -> list[Message]:
         """Records of what moved since the last call of `written`."""
