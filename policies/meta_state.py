@@ -179,10 +179,12 @@ def _tested(
     tests: Mapping[str, Cusum], arm: Sequence[str], predicted: FloatArray, reward: FloatArray
 ) -> tuple[dict[str, Cusum], tuple[str, ...]]:
     names, codes = np.unique(np.array(arm, object).astype(str), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))[:-1]
+    p, r = np.split(np.clip(predicted, 0.0, 1.0)[order], ends), np.split(reward[order], ends)
     after, alarms = dict(tests), []
-    for code, name in enumerate(names.tolist()):
-        of = codes == code
-        after[name], found = follow(after.get(name, Cusum()), np.clip(predicted[of], 0.0, 1.0), reward[of])
+    for name, rates, rewards in zip(names.tolist(), p, r, strict=True):
+        after[name], found = follow(after.get(name, Cusum()), rates, rewards)
         if len(found):
             alarms.append(name)
     return after, tuple(alarms)

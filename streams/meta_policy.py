@@ -62,7 +62,7 @@ class PolicyMeta:
         self._means: list[Means] = []
         self._reasons: list[str] = []
         self._cuts: list[tuple[str, int, float]] = []
-        self._records: dict[bytes, bytes] = {}
+        self._records: dict[bytes, bytes | None] = {}
         self._number = 0
         self._moved = False
         self._anew = False
@@ -135,6 +135,16 @@ class PolicyMeta:
     def announce(self, arm: str, now_ms: int) -> None:
         """An announced change at this event time: the arm is its prior again, from the next snapshot on."""
         self._cuts.append((arm, now_ms, NOTHING_KEPT))
+
+    def forget(self, arm: str) -> None:
+        """Let go of an arm that has been removed, for good: its test, its reset, and the baseline's record."""
+        tests = {name: one for name, one in self.state.tests.items() if name != arm}
+        since_ms = {name: one for name, one in self.state.since_ms.items() if name != arm}
+        self.state = replace(self.state, tests=tests, since_ms=since_ms)
+        if self.baselines.pop(arm, None) is not None:
+            self._records[baseline_key(self.name, arm)] = None
+        self._cuts = [cut for cut in self._cuts if cut[0] != arm]
+        self._moved = True
 
     def settle(self, tracks: ByTrack, now_ms: int) -> tuple[set[str], tuple[str, ...]]:
         """Make the cuts that are due on these sums. Returns the arms that they change, and what changed in words."""

@@ -12,23 +12,26 @@ import pytest
 
 from policies.baseline import DRIFT_KEPT
 from policies.batch import Batch
+from policies.empirical_bayes import fit
 from policies.meta_cuts import read_arm, reset
 from policies.meta_means import KEPT, Means, due, take_means
 from policies.meta_records import (
     baseline_key,
     decode_baseline,
+    decode_means,
     decode_meta,
     encode_baseline,
+    encode_means,
     encode_meta,
     meta_key,
     read_key,
 )
 from policies.meta_state import MetaState, Rows, expected, first_state, judged
 from policies.model import RecordError, make_model
-from policies.posterior import beta_posterior
+from policies.posterior import ArmPosterior, beta_posterior, posterior, unseen
 from policies.prior import BetaPrior
 from streams.following import Collector
-from tests.policies.batches import START_MS
+from tests.policies.batches import START_MS, dyadic
 
 ARMS = ("a", "b", "c", "d")
 LADDER = (0.0, 20.0)
@@ -138,6 +141,23 @@ def test_linear_and_logistic_means_predict_in_context() -> None:
     assert linear[:, 0].tolist() == [2.0, 1.0]
     logistic = Means(at_ms=0, row={"a": 0}, mean=mean, model="logistic").predict(["a", "new"], x)
     assert logistic == pytest.approx(1.0 / (1.0 + np.exp(-linear)))
+
+
+@pytest.mark.parametrize("name", ["linear", "hybrid", "student"])
+def test_means_are_those_of_the_posterior(name: str) -> None:
+    """In float32, and of the prior for an arm that has none."""
+    batch = dyadic(3, 200)
+    model = make_model(name, dimension=3)
+    read = {arm: model.at(one, now_ms=0) for arm, one in model.update({}, batch).items()}
+    prior = fit(read, None, model=name, dimension=3, intercept=0)
+    found = posterior(prior, read["a"])
+    assert isinstance(found, ArmPosterior)
+    assert not isinstance(prior, BetaPrior)
+    kept = take_means([read], prior, model=name, at_ms=0)
+    x = np.array([[1.0, 0.5, -0.25]] * 2)
+    assert kept.predict(["a", "new"], x)[:, 0] == pytest.approx(
+        [x[0] @ found.mean, x[0] @ unseen(prior).mean], rel=1e-5
+    )
 
 
 def test_rewards_that_are_no_clicks_are_scored_by_the_normal_density() -> None:
@@ -254,3 +274,48 @@ def test_readers_of_snapshots_pass_over_these_records() -> None:
     assert collector.take() == ({}, [])
     assert read_key(baseline_key("p", "a")) == ("p", "a", "baseline")
     assert read_key(msgspec.msgpack.encode(["p", "a"])) is None
+
+
+def test_the_layout_of_version_1_stays_as_it_is() -> None:
+    """Field by field, in this order."""
+    state = replace(first_state((0.0, 20.0), window_ms=1000), offsets={1: 4}, since_ms={"a": 7}, reasons=("why",))
+    assert encode_meta("p", state, delays_s=(5.0,)) == msgspec.msgpack.encode(
+        {
+            "v": 1,
+            "policy": "p",
+            "offsets": {1: 4},
+            "ladder": {"half_lives_s": [0.0, 20.0], "scores": [0.0, -1.5], "rows": 0, "chosen": 0},
+            "tests": {},
+            "ages": {
+                "window_ms": 1000,
+                "counts": bytes(8 * 65),
+                "total_ms": 0.0,
+                "landmark_ms": state.ages.landmark_ms,
+                "newest_ms": -(2**62),
+            },
+            "delays_s": [5.0],
+            "weights": None,
+            "new_clicks": 0,
+            "rewards": [0.0, 0.0, 0.0, True],
+            "since_ms": {"a": 7},
+            "rows": 0,
+            "unscored": 0,
+            "reasons": ["why"],
+        }
+    )
+    means_record = encode_means("p", means(5, 0.25), (0.0,))
+    assert means_record == msgspec.msgpack.encode(
+        {
+            "v": 1,
+            "policy": "p",
+            "at_ms": 5,
+            "model": "beta",
+            "half_lives_s": [0.0],
+            "arms": ["a"],
+            "mean": np.array([0.25, 0.25], "<f4").tobytes(),
+        }
+    )
+    back = decode_means(means_record, "beta", (0.0,))
+    assert back is not None
+    assert np.array_equal(back.mean, means(5, 0.25).mean)
+    assert decode_means(means_record, "beta", (9.0,)) is None
