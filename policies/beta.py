@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from policies import records
-from policies.decay import EARLIEST_MS, Decay, forgetting, pending
+from policies.decay import EARLIEST_MS, Decay, forgetting, pending, shares
 from policies.records import PendingRecord
 from policies.rows import Touched, total_weight
 from policies.sums import VERSION, Effective
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -178,18 +178,18 @@ class BetaModel:
             pending=read.pending,
         )
 
-    def at(self, sums: BetaSums, *, now_ms: int) -> Effective:
+    def at(self, sums: BetaSums, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
         """Sums as they count at event time `now_ms`, or at the arm's newest event if that is later.
 
-        n_eff = 2^(-(t - L)/H) n - mean over delays of the pending weight.
+        n_eff = 2^(-(t - L)/H) n - sum over delays of v times the pending weight; `weights` as in `LinearModel.at`.
         """
         now_ms = max(now_ms, sums.newest_ms)
         kept = self._decay.weight(since_ms=sums.landmark_ms - now_ms)
         waiting = sum(
-            wait.weight(since_ms=p.landmark_ms - now_ms) * p.n
-            for wait, p in zip(self._waits, sums.pending, strict=True)
+            wait.weight(since_ms=p.landmark_ms - now_ms) * v * p.n
+            for v, wait, p in zip(shares(weights, len(self._waits)), self._waits, sums.pending, strict=True)
         )
-        n_eff = kept * sums.n - (waiting / len(self._waits) if self._waits else 0.0)
+        n_eff = kept * sums.n - waiting
         return Effective(n_eff=n_eff, count=sums.count, reward=kept * sums.reward, square=kept * sums.square)
 
     def _settings(self) -> dict[str, object]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policies.batch import FloatArray, IntArray
 
 BLOCK = 256
@@ -127,3 +129,19 @@ def pending(delay_s: float, forgotten: Decay) -> Decay:
     if not 0.001 <= delay_s < math.inf:
         raise ValueError(f"delays_s holds {delay_s}: a mean delay must be at least 0.001 seconds and finite")
     return Decay(half_life_ms=1.0 / (1.0 / forgotten.half_life_ms + 1.0 / (delay_s * 1000.0 * math.log(2.0))))
+
+
+def shares(weights: Sequence[float] | None, delays: int) -> Sequence[float]:
+    """Weights of that many delays, equal ones for None.
+
+    Raises:
+        ValueError: another number of weights.
+
+    >>> shares(None, 4)
+    (0.25, 0.25, 0.25, 0.25)
+    """
+    if weights is None:
+        return (1.0 / delays,) * delays if delays else ()
+    if len(weights) != delays:
+        raise ValueError(f"weights = {tuple(weights)}: must be one for each of {delays} delays; None takes equal ones")
+    return weights

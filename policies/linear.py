@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.batch import FloatArray
-from policies.decay import EARLIEST_MS, forgetting, pending
+from policies.decay import EARLIEST_MS, forgetting, pending, shares
 from policies.linear_sums import LinearSums, Waiting, decode, encode, merge, negative
 from policies.rows import Touched, total_weight
 from policies.sums import Effective
 from policies.triangle import unpack_symmetric, upper_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -208,16 +208,17 @@ class LinearModel:
         """Read what `encode` wrote; unknown keys are ignored. Raises RecordError if it cannot be used."""
         return decode(record, self._settings(), dimension=self.dimension)
 
-    def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
+    def at(self, sums: LinearSums, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
         """Sums as they count at event time `now_ms`, or at the arm's newest event if that is later.
 
-        A_eff = 2^(-(t - L)/H) A - mean over delays of the pending P, likewise n_eff.
+        A_eff = 2^(-(t - L)/H) A - sum over delays of v P, with P pending and v its weight; likewise n_eff. `weights`: (K,) v of the
+        delays, adding to 1; None are equal ones.
         """
         now_ms = max(now_ms, sums.newest_ms)
         kept = self._decay.weight(since_ms=sums.landmark_ms - now_ms)
         n_eff, A = kept * sums.n, kept * sums.A
-        for wait, p in zip(self._waits, sums.pending, strict=True):
-            left = wait.weight(since_ms=p.landmark_ms - now_ms) / len(self._waits)
+        for v, wait, p in zip(shares(weights, len(self._waits)), self._waits, sums.pending, strict=True):
+            left = wait.weight(since_ms=p.landmark_ms - now_ms) * v
             n_eff -= left * p.n
             A -= left * p.A
         return Effective(

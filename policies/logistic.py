@@ -35,7 +35,7 @@ from policies.linear_sums import LinearSums
 from policies.sums import Effective, RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     import numpy.typing as npt
@@ -147,7 +147,7 @@ class LogisticModel:
             )
         return self._rows.decode({**record, "model": self._rows.family, "d": self.dimension + 1})
 
-    def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
+    def at(self, sums: LinearSums, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
         """H as `A` and u as `b`, as they count at event time `now_ms`, or at the arm's newest event if that is later."""
-        read, d = self._rows.at(sums, now_ms=now_ms), self.dimension
+        read, d = self._rows.at(sums, now_ms=now_ms, weights=weights), self.dimension
         return replace(read, A=np.ascontiguousarray(read.A[:d, :d]), b=read.A[:d, d] + read.b[:d])

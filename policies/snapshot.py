@@ -34,10 +34,10 @@ from policies.snapshot_records import (
     pack_lower,
 )
 from policies.stack import BetaStack, LinearStack, StudentStack, stack
-from policies.sums import Model, RecordError, Sums
+from policies.sums import Effective, Model, RecordError, Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 __all__ = [
     "Arm",
@@ -150,6 +150,7 @@ def build(
     offsets: Mapping[int, Mapping[str, int]] | None = None,
     clicks_ts: int | None = None,
     changed: Collection[str] | None = None,
+    read: Callable[[str, Sums], Effective] | None = None,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -166,6 +167,7 @@ def build(
         reasons, encoder, watermark_ms, offsets, clicks_ts: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
+        read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
 
     Raises:
         ValueError: explorer, rates, prior or version do not fit.
@@ -185,7 +187,7 @@ def build(
         if keeps and old is not None and changed is not None and name not in changed:
             arms[name] = old
             continue
-        effective = model.at(total, now_ms=now_ms)
+        effective = model.at(total, now_ms=now_ms) if read is None else read(name, total)
         new = _arm(posterior(prior_of(prior, name), effective), version, effective.count)
         arms[name] = old if old is not None and old.same(new) else new
     return _sealed(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from policies.batch import Batch, FloatArray
 
@@ -117,6 +117,6 @@ class Model(Protocol):
         """Read what `encode` wrote; unknown keys are ignored. Raises RecordError if it cannot be used."""
         ...
 
-    def at(self, sums: Any, *, now_ms: int) -> Effective:
-        """Sums as they count at event time `now_ms`, or at the arm's newest event if that is later."""
+    def at(self, sums: Any, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
+        """Sums as they count at event time `now_ms`, or at the arm's newest event if that is later; pending rows by `weights`."""
         ...

@@ -15,6 +15,7 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from policies.meta_records import read_key
 from policies.snapshot import Snapshot, assemble, decode_arm, decode_head
 from streams import logs
 
@@ -45,6 +46,8 @@ class Collector:
 
     def add(self, key: bytes | None, value: bytes | None) -> None:
         """Take one record; a null value removes. Raises ValueError if it is not what the topic should hold."""
+        if read_key(key) is not None:
+            return  # a record of the publisher's own, as its meta-state
         policy, arm = names(key)
         if arm is None:
             if value is None:

@@ -125,6 +125,30 @@ class Metrics:
         self.snapshot_age = Gauge(
             "clickloop_snapshot_age_seconds", "Time since the newest snapshot.", ["policy"], registry=registry
         )
+        self.half_life = Gauge(
+            "clickloop_half_life_seconds",
+            "Half-life of the track that decides; 0 forgets nothing.",
+            ["policy"],
+            registry=registry,
+        )
+        self.drift_alarms = Counter(
+            "clickloop_drift_alarms_total",
+            "Alarms that an arm's click rate has changed; the log names the arms.",
+            ["policy"],
+            registry=registry,
+        )
+        self.click_delay = Gauge(
+            "clickloop_click_delay_seconds",
+            "Mean delay of clicks, estimated from impressions whose window has closed.",
+            ["policy"],
+            registry=registry,
+        )
+        self.judged_rows = Counter(
+            "clickloop_judged_rows_total",
+            "Matured impressions that the tracks' predictions were scored by (scored), or came too late for it (unscored).",
+            ["policy", "outcome"],
+            registry=registry,
+        )
         self.ctr = Gauge(
             "clickloop_ctr", "Reward for each impression, all arms together.", ["policy"], registry=registry
         )

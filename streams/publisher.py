@@ -5,6 +5,9 @@ when the prior changed (a meta-change). Nothing is published that says what the 
 belongs to the publishers' group, so a leader that was replaced without noticing is refused; a rollback from outside takes it
 too, and the leader then starts over from what was published. While a snapshot is held nothing is published that would notice,
 so the leader looks at the topic now and then.
+
+How fast to forget, which arms changed and how long clicks take is learned from the feedback topic (streams/meta_policy.py). That state
+is written with the snapshot that it made, in one transaction; without a snapshot, every META_WRITE_S.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
 
 from policies.empirical_bayes import fit
+from policies.meta_records import read_key
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
 from policies.snapshot import Snapshot, build, encode_head, records
@@ -26,10 +31,12 @@ from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.failpoints import failpoints
 from streams.following import Collector
 from streams.messages import Message
+from streams.meta_feedback import FeedbackFollower
+from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
-from streams.posteriors import Posteriors
+from streams.posteriors import Place, Posteriors
 from streams.reading import ReadError, bounds, partition_count, read, reader
-from streams.rules import model, tracks
+from streams.rules import tracks
 from streams.settings import PolicySettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -39,18 +46,27 @@ TIMEOUT_S = 10.0
 HELD_LOOK_S = 1.0
 """Seconds between two looks for the release of a snapshot that is held."""
 
+META_WRITE_S = 5.0
+"""Seconds between two records of a meta-state that no snapshot takes along; a new leader reads the feedback since then again."""
+
 
 @dataclass(slots=True)
 class Published:
     """What the leader knows of one policy."""
 
     settings: PolicySettings
-    model: Model
+    meta: PolicyMeta
     snapshot: Snapshot | None = None
     prior: AnyPrior | None = None
     fitted_count: float = 0.0
     fitted_at: float = field(default=-1e18)
     taken_over: bool = False  # settings may have changed since the snapshot was published
+    meta_at: float = field(default=-1e18)
+
+    @property
+    def model(self) -> Model:
+        """Of the track that decides."""
+        return self.meta.model
 
 
 class Publisher:
@@ -60,9 +76,12 @@ class Publisher:
         self._settings = settings
         self._metrics = metrics
         self._leads = leads
-        self._policies = {name: Published(policy, model(policy)) for name, policy in settings.policies.items()}
+        self._policies = {
+            name: Published(policy, PolicyMeta(name, policy)) for name, policy in settings.policies.items()
+        }
         self._posteriors = Posteriors(settings, {name: tracks(policy) for name, policy in settings.policies.items()})
         self._writer: Writer | None = None
+        self._feedback: FeedbackFollower | None = None
         self._busy = asyncio.Lock()
         self._looked = time.monotonic()
         self._beat = time.monotonic()
@@ -110,6 +129,9 @@ class Publisher:
         await self._resign()
 
     async def _resign(self) -> None:
+        feedback, self._feedback = self._feedback, None
+        if feedback is not None:
+            await asyncio.to_thread(feedback.close)
         writer, self._writer = self._writer, None
         if writer is not None:
             await asyncio.to_thread(writer.close)
@@ -121,13 +143,47 @@ class Publisher:
                 known.snapshot = None
                 self._metrics.snapshot_version.remove(name)
                 self._metrics.snapshot_age.remove(name)
+                self._metrics.half_life.remove(name)
+                if known.meta.follows:
+                    self._metrics.click_delay.remove(name)
 
     def _publish(self) -> None:
         writer = self._writer
         if writer is None or self._was_released():
             writer = self._take_over()
+        self._judge()
         for name, known in self._policies.items():
             self._publish_policy(name, known, writer)
+            if time.monotonic() - known.meta_at >= META_WRITE_S:
+                self._commit(known, writer, [])
+
+    def announce(self, policy: str, arm: str, now_ms: int) -> None:
+        """An announced change at this event time (ms): from the next snapshot on the arm is the policy's prior again."""
+        self._policies[policy].meta.announce(arm, now_ms)
+
+    def _judge(self) -> None:
+        """Learn from the matured rows that have come."""
+        if self._feedback is None:
+            return
+        following = {name: known.meta for name, known in self._policies.items() if known.meta.follows}
+        before = {name: (meta.alarms, meta.state.rows, meta.state.unscored) for name, meta in following.items()}
+        for record in self._feedback.records():
+            for meta in following.values():
+                meta.judge(record)
+        for name, meta in following.items():
+            alarms, rows, unscored = before[name]
+            self._metrics.drift_alarms.labels(policy=name).inc(meta.alarms - alarms)
+            self._metrics.judged_rows.labels(policy=name, outcome="scored").inc(meta.state.rows - rows)
+            self._metrics.judged_rows.labels(policy=name, outcome="unscored").inc(meta.state.unscored - unscored)
+            self._metrics.click_delay.labels(policy=name).set(meta.mean_delay_s)
+
+    def _commit(self, known: Published, writer: Writer, snapshot: list[Message]) -> None:
+        """Write a snapshot's records and what the meta-state has to write, together or not at all."""
+        written = [*known.meta.messages(), *snapshot]
+        if written:
+            writer.commit(written)
+        known.meta.written()
+        known.meta_at = time.monotonic()
 
     def _was_released(self) -> bool:
         """Whether another snapshot came after one that is held: looked up in the topic, every HELD_LOOK_S."""
@@ -158,31 +214,84 @@ class Publisher:
             passing=failpoints(None),
         )
         writer.initialise()
-        for name, snapshot in read_snapshots(settings).items():
+        snapshots, metas = read_published(settings)
+        for name, snapshot in snapshots.items():
             if name in self._policies:
                 known = self._policies[name]
                 known.snapshot = snapshot
                 known.prior = snapshot.prior if isinstance(snapshot.prior, PRIORS[known.model.name]) else None
                 known.fitted_count, known.fitted_at = 0.0, -1e18
                 self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
-        for known in self._policies.values():
+        for name, known in self._policies.items():
             known.taken_over = True
+            known.meta.restore(metas.get(name, {}))
+            self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
+            if known.meta.follows:
+                self._metrics.click_delay.labels(policy=name).set(known.meta.mean_delay_s)
         self._posteriors.everything_changed()
+        self._follow_feedback()
         self._writer = writer
         return writer
+
+    def _follow_feedback(self) -> None:
+        """Read on where the policies' states ended; what lies before a policy's own position is passed over by it."""
+        if self._feedback is not None:
+            self._feedback.close()
+            self._feedback = None
+        following = [known for known in self._policies.values() if known.meta.follows]
+        if not following:
+            return
+        limits = {known.meta.name: known.settings.feature_limit for known in following}
+        self._feedback = FeedbackFollower(self._settings, limits=limits)
+        for known in following:
+            known.meta.place({number: high for number, (_, high) in self._feedback.bounds.items()})
+        positions = [known.meta.state.offsets for known in following]
+        self._feedback.start({number: min(one[number] for one in positions) for number in self._feedback.bounds})
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
         if known.snapshot is not None and is_held(known.snapshot):
             return
         by_track, changed, place = self._posteriors.take(name)
-        merged = next(iter(by_track.values()))
-        sums: dict[str, Sums] = {arm: known.model.zero() for arm in known.settings.arms} | merged
+        cut, learned = known.meta.settle(by_track, place.now_ms)
+        changed |= cut
+        if learned:
+            known.fitted_count, known.fitted_at = -1.0, -1e18  # the prior is to be that of what is read now
+        sums = self._sums(known, by_track)
         if not sums:
             return
-        reasons = self._meta(known, sums, place.now_ms)
-        if known.prior is None or not (known.snapshot is None or changed or reasons or known.taken_over):
+        reasons = (*learned, *self._meta(known, sums, place.now_ms))
+        self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
+        if known.prior is None:
             return
-        snapshot = build(
+        known.meta.remember(by_track, known.prior, place.now_ms)
+        if known.snapshot is not None and not (changed or reasons or known.taken_over):
+            return
+        snapshot = self._build(name, known, sums, place, reasons, None if learned else changed)
+        told = bool(learned) or (bool(changed) and not known.taken_over)
+        if known.snapshot is None or told or differ(known.snapshot, snapshot):
+            self._commit(known, writer, messages(snapshot, full=bool(reasons)))
+            known.snapshot = snapshot
+        known.taken_over = False
+        self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
+
+    def _sums(self, known: Published, by_track: ByTrack) -> dict[str, Sums]:
+        """Sums of the track that decides, and nothing for arms that have none there: of the settings, or not written yet."""
+        names = sorted({*known.settings.arms, *(arm for arms in by_track.values() for arm in arms)})
+        return {arm: known.model.zero() for arm in names} | dict(by_track[known.meta.half_life_s])
+
+    def _build(
+        self,
+        name: str,
+        known: Published,
+        sums: Mapping[str, Sums],
+        place: Place,
+        reasons: tuple[str, ...],
+        changed: set[str] | None,
+    ) -> Snapshot:
+        """The next snapshot; `changed` None computes every arm."""
+        if known.prior is None:
+            raise RuntimeError(f"policy {name!r} has no prior yet: this is a bug")
+        return build(
             name,
             model=known.model,
             sums=sums,
@@ -198,13 +307,8 @@ class Publisher:
             watermark_ms=place.watermark_ms,
             offsets=place.offsets,
             changed=changed if known.model.timeless else None,
+            read=partial(known.meta.read, now_ms=place.now_ms),
         )
-        told = bool(changed) and not known.taken_over
-        if known.snapshot is None or told or differ(known.snapshot, snapshot):
-            writer.commit(messages(snapshot, full=bool(reasons)))
-            known.snapshot = snapshot
-        known.taken_over = False
-        self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
 
     def _meta(self, known: Published, sums: Mapping[str, Sums], now_ms: int) -> tuple[str, ...]:
         """Fit the prior when it is due: the interval has passed, or the data doubled. Returns the reasons in words."""
@@ -212,7 +316,7 @@ class Publisher:
         due = time.monotonic() - known.fitted_at >= self._settings.meta_interval_s
         if known.prior is not None and (count == known.fitted_count or not (due or count >= 2 * known.fitted_count)):
             return ()
-        effective = {name: known.model.at(arm, now_ms=now_ms) for name, arm in sums.items()}
+        effective = {name: known.meta.read(name, arm, now_ms=now_ms) for name, arm in sums.items()}
         policy = known.settings
         known.prior = fit(
             effective,
@@ -260,8 +364,16 @@ def is_held(snapshot: Snapshot) -> bool:
 
 def read_snapshots(settings: Settings) -> dict[str, Snapshot]:
     """The newest complete snapshot of each policy, as committed. Raises ReadError."""
+    return read_published(settings)[0]
+
+
+def read_published(
+    settings: Settings,
+) -> tuple[dict[str, Snapshot], dict[str, dict[tuple[str | None, str], bytes]]]:
+    """The newest complete snapshot of each policy, and by policy its records of other kinds by arm and kind. Raises ReadError."""
     collector, topic, client = Collector(), settings.topics.policies, settings.librdkafka()
     found: dict[str, Any] = {}
+    others: dict[str, dict[tuple[str | None, str], bytes]] = {}
     with reader(client) as consumer:
         for partition in range(partition_count(client, topic)):
             low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
@@ -269,8 +381,20 @@ def read_snapshots(settings: Settings) -> dict[str, Snapshot]:
                 for batch in read(consumer, topic, partition, low, None, timeout_s=TIMEOUT_S):
                     for record in batch:
                         collector.add(record.key, record.value)
+                        _take_other(others, record.key, record.value)
                     ready, problems = collector.take()
                     found.update(ready)
                     for problem in problems:
                         log.warning("a snapshot could not be read", problem=problem)
-    return {name: snapshot for name, snapshot in found.items() if snapshot is not None}
+    return {name: snapshot for name, snapshot in found.items() if snapshot is not None}, others
+
+
+def _take_other(others: dict[str, dict[tuple[str | None, str], bytes]], key: bytes | None, value: bytes | None) -> None:
+    named = read_key(key)
+    if named is None:
+        return
+    policy, arm, kind = named
+    of = others.setdefault(policy, {})
+    of.pop((arm, kind), None)
+    if value is not None:
+        of[arm, kind] = value

@@ -63,6 +63,10 @@ class PolicySettings(BaseModel):
     delays_s: tuple[Span, ...] = Field(
         (), description="grid of mean click delays in seconds; empty for no correction of pending impressions"
     )
+    drift: Literal["off", "alarm", "reset"] = Field(
+        "off",
+        description="whether each arm's click rate is tested for changes, and after an alarm its sums count 5% (reset); needs the feedback",
+    )
     outcomes: dict[str, Weight] = Field(
         default_factory=lambda: {"click": 1.0}, description="what an outcome of each kind is worth; at least one"
     )

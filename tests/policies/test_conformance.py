@@ -22,7 +22,7 @@ from tests.policies import laws
 from tests.policies.laws import D, Subject, linear_terms, logistic_terms, no_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from policies.batch import Batch
     from policies.linear_sums import LinearSums
@@ -47,7 +47,7 @@ SUBJECTS = {
 class Immediate(LinearModel):
     """Takes what is pending for a no."""
 
-    def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
+    def at(self, sums: LinearSums, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
         kept = LinearModel(dimension=self.dimension, half_life_s=self.half_life_s)
         return kept.at(msgspec.structs.replace(sums, pending=()), now_ms=now_ms)
 
@@ -70,7 +70,7 @@ class Sampled(LinearModel):
 class Clockless(LinearModel):
     """Reads sums as they were at the newest event."""
 
-    def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
+    def at(self, sums: LinearSums, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
         return super().at(sums, now_ms=sums.newest_ms)
 
 
@@ -103,7 +103,7 @@ class Noisy(LinearModel):
 
     generator = np.random.default_rng(1)
 
-    def at(self, sums: LinearSums, *, now_ms: int) -> Effective:
+    def at(self, sums: LinearSums, *, now_ms: int, weights: Sequence[float] | None = None) -> Effective:
         read = super().at(sums, now_ms=now_ms)
         return replace(read, b=read.b + 1e-3 * self.generator.normal(size=len(read.b)))
 

@@ -1,0 +1,199 @@
+"""One policy's meta-state while its publisher leads: rows in, how sums are read out, records for the same transaction.
+
+State and snapshot are written together, or the state alone where no snapshot is due. What a crash loses is what was not written:
+the next leader reads those rows again from the offsets in the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+
+from policies.baseline import DRIFT_KEPT, NOTHING_KEPT
+from policies.delay import mean_delay_s
+from policies.meta_cuts import Baselines, read_arm, reset
+from policies.meta_means import KEPT, Means, due, take_means
+from policies.meta_records import (
+    MEANS,
+    baseline_key,
+    decode_baseline,
+    decode_means,
+    decode_meta,
+    encode_baseline,
+    encode_means,
+    encode_meta,
+    means_key,
+    meta_key,
+)
+from policies.meta_state import first_state, judged
+from policies.model import Effective, Model, Sums
+from policies.prior import AnyPrior
+from streams.messages import Message
+from streams.meta_feedback import Record
+from streams.rules import tracks
+from streams.settings import PolicySettings
+
+log = structlog.get_logger(__name__)
+
+ByTrack = Mapping[float, Mapping[str, Sums]]
+"""Merged sums by half-life in seconds and arm."""
+
+
+class PolicyMeta:
+    """Meta-state of one policy. ``models``: of every track, by half-life in seconds."""
+
+    def __init__(self, name: str, policy: PolicySettings) -> None:
+        self.name = name
+        self.models: dict[float, Model] = tracks(policy)
+        self.state = self._first = first_state(tuple(self.models), window_ms=round(policy.window_s * 1000))
+        self.baselines: Baselines = {}
+        self.alarms = 0
+        self._policy = policy
+        self._hold_ms = round(policy.kept_s * 1000)
+        self._means: list[Means] = []
+        self._reasons: list[str] = []
+        self._cuts: list[tuple[str, int, float]] = []
+        self._records: dict[bytes, bytes | None] = {}
+        self._number = 0
+        self._moved = False
+        self._anew = False
+
+    @property
+    def follows(self) -> bool:
+        """Whether it learns from matured rows."""
+        return len(self.models) > 1 or self._policy.drift != "off" or len(self._policy.delays_s) > 0
+
+    @property
+    def model(self) -> Model:
+        """Of the track that decides."""
+        return self.models[self.half_life_s]
+
+    @property
+    def half_life_s(self) -> float:
+        """Of the track that decides; 0 forgets nothing."""
+        return self.state.ladder.half_life_s
+
+    @property
+    def mean_delay_s(self) -> float:
+        """Mean delay of the clicks by one exponential; NaN without clicks."""
+        return mean_delay_s(self.state.ages.mean_age_s, self._policy.window_s)
+
+    def restore(self, records: Mapping[tuple[str | None, str], bytes]) -> None:
+        """Begin with what was written, by arm and kind; without a record, anew. Raises RecordError."""
+        meta = records.get((None, "meta"))
+        self.state = self._first
+        if meta is not None:
+            self.state = decode_meta(meta, self._first, delays_s=self._policy.delays_s)
+        self.baselines = {
+            arm: decode_baseline(value)
+            for (arm, kind), value in records.items()
+            if kind == "baseline" and arm is not None
+        }
+        found = [
+            (means.at_ms, int(kind.removeprefix(MEANS)), means)
+            for (_, kind), value in records.items()
+            if kind.startswith(MEANS)
+            and (means := decode_means(value, self.model.name, tuple(self.models))) is not None
+        ]
+        found.sort(key=lambda one: one[0])
+        self._means = [means for _, _, means in found]
+        self._number = found[-1][1] + 1 if found else 0
+        self._reasons, self._cuts, self._records, self._moved = [], [], {}, False
+
+    def place(self, positions: Mapping[int, int]) -> None:
+        """Take positions in the feedback topic for the partitions that have none."""
+        missing = {number: at for number, at in positions.items() if number not in self.state.offsets}
+        if missing:
+            self.state = replace(self.state, offsets={**self.state.offsets, **missing})
+            self._moved = True
+
+    def judge(self, record: Record) -> None:
+        """Take one record of the feedback topic; one that lies before the state's position is passed over."""
+        if record.next_offset <= self.state.offsets.get(record.partition, 0):
+            return
+        if record.policy == self.name and record.rows is not None:
+            watch = self._policy.drift != "off"
+            self.state, told = judged(self.state, record.rows, self._means, delays_s=self._policy.delays_s, watch=watch)
+            self._reasons += told.reasons
+            self._moved = True
+            for arm in told.alarms:
+                self.alarms += 1
+                log.warning("an arm's click rate has changed", policy=self.name, arm=arm, drift=self._policy.drift)
+                if self._policy.drift == "reset" and arm not in [one for one, _, _ in self._cuts]:
+                    self._cuts.append((arm, 0, DRIFT_KEPT))
+        self.state = replace(self.state, offsets={**self.state.offsets, record.partition: record.next_offset})
+
+    def announce(self, arm: str, now_ms: int) -> None:
+        """An announced change at this event time: the arm is its prior again, from the next snapshot on."""
+        self._cuts.append((arm, now_ms, NOTHING_KEPT))
+
+    def forget(self, arm: str) -> None:
+        """Let go of an arm that has been removed, for good: its test, its reset, and the baseline's record."""
+        tests = {name: one for name, one in self.state.tests.items() if name != arm}
+        since_ms = {name: one for name, one in self.state.since_ms.items() if name != arm}
+        self.state = replace(self.state, tests=tests, since_ms=since_ms)
+        if self.baselines.pop(arm, None) is not None:
+            self._records[baseline_key(self.name, arm)] = None
+        self._cuts = [cut for cut in self._cuts if cut[0] != arm]
+        self._moved = True
+
+    def settle(self, tracks: ByTrack, now_ms: int) -> tuple[set[str], tuple[str, ...]]:
+        """Make the cuts that are due on these sums. Returns the arms that they change, and what changed in words."""
+        cuts, self._cuts = self._cuts, []
+        for arm, at_ms, kept in cuts:
+            of = {one: (self.models[one], sums[arm]) for one, sums in tracks.items() if arm in sums}
+            before = self.baselines.get(arm, {})
+            self.state, after, reason = reset(self.state, arm, of, before, now_ms=max(at_ms, now_ms), kept=kept)
+            self.baselines[arm] = {**before, **after}
+            self._records[baseline_key(self.name, arm)] = encode_baseline(self.name, arm, self.baselines[arm])
+            self._reasons.append(reason)
+            self._moved = self._anew = True
+        reasons, self._reasons = tuple(self._reasons), []
+        if reasons:
+            self.state = replace(self.state, reasons=reasons)
+        return {arm for arm, _, _ in cuts}, reasons
+
+    def read(self, arm: str, sums: Sums, *, now_ms: int, half_life_s: float | None = None) -> Effective:
+        """An arm's sums as they count, under the track that decides or another."""
+        track = self.half_life_s if half_life_s is None else half_life_s
+        return read_arm(
+            self.models[track],
+            sums,
+            now_ms=now_ms,
+            half_life_s=track,
+            weights=self.state.weights,
+            baseline=self.baselines.get(arm, {}).get(track),
+        )
+
+    def remember(self, tracks: ByTrack, prior: AnyPrior, now_ms: int) -> None:
+        """Keep every track's means, if it is time."""
+        newest = max((one.newest_ms for sums in tracks.values() for one in sums.values()), default=None)
+        if not self.follows or newest is None or not (self._anew or due(self._means, newest, hold_ms=self._hold_ms)):
+            return
+        effective = [
+            {arm: self.read(arm, one, now_ms=now_ms, half_life_s=track) for arm, one in tracks.get(track, {}).items()}
+            for track in self.models
+        ]
+        means = take_means(effective, prior, model=self.model.name, at_ms=newest)
+        self._means = [*(one for one in self._means if one.at_ms < newest), means][-KEPT:]
+        self._anew = False
+        record = encode_means(self.name, means, tuple(self.models))
+        if record is not None:
+            self._records[means_key(self.name, self._number % KEPT)] = record
+            self._number, self._moved = self._number + 1, True
+
+    def messages(self) -> list[Message]:
+        """Records of what moved since the last call of `written`."""
+        if not self._moved:
+            return []
+        value = encode_meta(self.name, self.state, delays_s=self._policy.delays_s)
+        return [
+            *(Message("policies", key, one) for key, one in self._records.items()),
+            Message("policies", meta_key(self.name), value),
+        ]
+
+    def written(self) -> None:
+        """What `messages` gave is committed."""
+        self._records, self._moved = {}, False
