@@ -65,7 +65,12 @@ def thompson_beta(a: FloatArray, b: FloatArray, *, alpha: float = 1.0) -> FloatA
 
 
 def raw_thompson_beta(a: FloatArray, b: FloatArray) -> FloatArray:
-    """`thompson_beta` before negligible arms are dropped and the sum is made one."""
+    """`thompson_beta` before negligible arms are dropped and the sum is made one.
+
+    >>> import numpy as np
+    >>> round(float(raw_thompson_beta(np.array([1.0, 2.0]), np.ones(2)).sum()), 5)
+    1.0
+    """
     p = np.zeros(len(a))
     kept = beta_contenders(a, b)
     if len(kept) == 1:

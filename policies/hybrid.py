@@ -109,6 +109,9 @@ def fit_hybrid(
 
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
+
+    >>> fit_hybrid({}, dimension=1, intercept=0).mean.tolist()
+    [0.5]
     """
     check_start(start, dimension=dimension, intercept=intercept)
     arms = telling(effective)

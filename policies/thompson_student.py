@@ -75,7 +75,12 @@ def scale_of(sd: FloatArray, dof: FloatArray) -> FloatArray:
 
 
 def raw_thompson_student(mean: FloatArray, scale: FloatArray, dof: FloatArray) -> FloatArray:
-    """`thompson_student` before negligible arms are dropped and the sum is made one; `scale` is that of t."""
+    """`thompson_student` before negligible arms are dropped and the sum is made one; `scale` is that of t.
+
+    >>> import numpy as np
+    >>> round(float(raw_thompson_student(np.array([0.0, 1.0]), np.ones(2), np.full(2, 6.0)).sum()), 5)
+    1.0
+    """
     p = np.zeros(len(mean))
     kept = student_contenders(mean, scale, dof)
     if len(kept) == 1:
