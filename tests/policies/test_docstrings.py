@@ -47,7 +47,7 @@ def undocumented(module: ModuleType) -> list[str]:
     for name, value in own(module).items():
         if not (inspect.isfunction(value) or inspect.isclass(value)):
             continue
-        members: dict[str, Any] = vars(value) if inspect.isclass(value) else {}
+        members: dict[str, Any] = dict(vars(value)) if inspect.isclass(value) else {}
         methods = [
             f"{name}.{key}" for key, one in members.items() if inspect.isfunction(one) and not key.startswith("_")
         ]
