@@ -13,6 +13,9 @@ propensity  ours: probabilities of all arms, the arm drawn from them (policies/d
 batch       ours: 1,000 contexts in one call, without and with propensities, per context. Peers: where they have such a call
 update      one impression's label, ours in batches of 1,000; peers in their cheapest way
 
+matrix      --matrix: 50, 1,000 and 10,000 arms in 8 dimensions, every model and explorer: a decision with its propensity, and the
+            snapshot of 1,000 arms in 32 dimensions for every model. Compare numbers of one run; nothing else may run beside it
+
 Peers come with the extra `bench`. What is not installed is an error: name those that are by --systems.
 """
 
@@ -40,15 +43,18 @@ from policies.decide import decide
 from policies.decide_batch import decide_batch
 from policies.draw import draw, draw_batch
 from policies.empirical_bayes import fit
+from policies.explorers import EXPLORERS
+from policies.model import MODELS
 from policies.snapshot import Snapshot, build
-from policies.stack import stack
+from policies.stack import BetaStack, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from policies.batch import FloatArray
     from policies.sums import Model, Sums
 
-ARMS, DIMENSION = 50, 32
+ARMS, DIMENSION, NARROW = 50, 32, 8
 MANY = (1_000, 10_000)
 TOGETHER = 1_000
 BUDGET_S = 1.5
@@ -94,20 +100,24 @@ def batch_of(rows: Rows, names: tuple[str, ...]) -> Batch:
     )
 
 
-def learned(rows: Rows, names: tuple[str, ...]) -> tuple[Model, dict[str, Sums], Callable[[], Snapshot]]:
+def learned(
+    rows: Rows, names: tuple[str, ...], *, name: str = "linear"
+) -> tuple[Model, dict[str, Sums], Callable[..., Snapshot]]:
     """Model, sums, and a function that builds a snapshot of them."""
-    model = make_model("linear", dimension=DIMENSION)
+    dimension = rows.x.shape[1]
+    model = make_model(name, dimension=dimension)
     sums: dict[str, Sums] = model.update({}, batch_of(rows, names))
     effective = {arm: model.at(one, now_ms=0) for arm, one in sums.items()}
-    prior = fit(effective, None, model="linear", dimension=DIMENSION, intercept=0)
-    first = partial(build, "front", version=1, previous=None, time_ms=0, now_ms=0, rates={"alpha": 1.0})
+    prior = fit(effective, None, model=name, dimension=dimension, intercept=0)
+    first = partial(build, "front", version=1, previous=None, time_ms=0, now_ms=0)
     return model, sums, partial(first, model=model, sums=sums, prior=prior)
 
 
 def ours(env: Static, rows: Rows, *, arms: int) -> dict[str, float]:
     """Times of this project with so many arms; `build_ms` and `load_ms` are a snapshot's, for publisher and reader."""
     names = tuple(f"arm-{i}" for i in range(arms))
-    model, sums, snapshot = learned(rows, names)
+    model, sums, built = learned(rows, names)
+    snapshot = partial(built, rates={"alpha": 1.0})
     front, rng, x = snapshot(), np.random.default_rng(1), env.contexts
     some = batch_of(rows_of(env, TOGETHER, arms=arms, seed=3), names)
     together = TOGETHER if arms == ARMS else 100
@@ -133,6 +143,35 @@ def ours(env: Static, rows: Rows, *, arms: int) -> dict[str, float]:
     }
 
 
+def matrix(env: Static) -> dict[str, float]:
+    """Times of a decision with its propensity for every model, explorer and number of arms; and of building a snapshot."""
+    found: dict[str, float] = {}
+    for name in MODELS:
+        for arms in (ARMS, *MANY):
+            wide = rows_of(env, 20 * arms, arms=arms, seed=2)
+            names = tuple(f"arm-{i}" for i in range(arms))
+            if arms == MANY[0]:
+                _, _, snapshot = learned(wide, names, name=name)
+                found[f"matrix_{name}_{arms}_build_ms"] = median_us(itertools.repeat(snapshot)) / 1e3
+            narrow = Rows(x=np.ascontiguousarray(wide.x[:, :NARROW]), arm=wide.arm, reward=wide.reward)
+            _, _, snapshot = learned(narrow, names, name=name)
+            line = {}
+            for explorer in EXPLORERS:
+                front, rng = snapshot(explorer=explorer), np.random.default_rng(1)
+                calls = (partial(decide_anew, front, x, rng) for x in itertools.cycle(narrow.x[:100]))
+                line[f"{explorer}_us"] = median_us(calls)
+            show(f"{name}, {arms:,} arms", line)
+            found |= {f"matrix_{name}_{arms}_{key}": value for key, value in line.items()}
+    return found
+
+
+def decide_anew(front: Snapshot, x: FloatArray, rng: np.random.Generator) -> object:
+    """A decision as the first of its snapshot: the laws that Beta arms keep are forgotten."""
+    if isinstance(front.stack, BetaStack):
+        front.stack.laws.clear()
+    return decide(front, x, rng=rng)
+
+
 def peer(name: str, env: Static, rows: Rows) -> dict[str, float]:
     """Times of one peer with 50 arms."""
     system = PEERS[name](arms=ARMS, rows=rows)
@@ -150,6 +189,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="*", choices=tuple(PEERS), default=list(PEERS), help="peers to measure")
     parser.add_argument("--rows", type=int, default=3000, help="rows that every system learns beforehand")
+    parser.add_argument(
+        "--matrix", action="store_true", help="measure every model and explorer too; about five minutes"
+    )
     parser.add_argument("--json", action="store_true", help="print all numbers as one JSON object on the last line")
     asked = parser.parse_args()
     env = Static(seed=0)
@@ -165,6 +207,8 @@ def main() -> None:
             found = ours(env, rows_of(env, 20 * arms, arms=arms, seed=2), arms=arms)
             show(f"ours, {arms:,} arms", found)
             numbers |= {f"ours_{arms}_{key}": value for key, value in found.items()}
+        if asked.matrix:
+            numbers |= matrix(env)
     if asked.json:
         print(json.dumps({key: round(value, 3) for key, value in numbers.items()}))
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, betaincc, betaincinv, ndtr, ndtri
+from scipy.special import betaincinv, ndtr, ndtri
 
-from policies.beta_thompson import beta_contenders
+from policies.beta_thompson import beta_above, beta_contenders
 from policies.student_t import cdf, upper_quantile
 from policies.thompson import contenders
 from policies.thompson_student import student_contenders
@@ -25,10 +25,6 @@ Index = npt.NDArray[np.intp]
 
 FAR = 1e30
 """Standard deviations between a level and a point mass."""
-
-
-TINY = 1e-6
-"""Levels of a rate below which 1 - level would lose digits."""
 
 
 class ArmLaws(Protocol):
@@ -160,10 +156,7 @@ class BetaLaws:
 
     def above(self, level: FloatArray, rows: Index) -> FloatArray:
         """See `ArmLaws`."""
-        a, b = self.a[rows], self.b[rows]
-        swapped = float(level.min(initial=1.0)) >= TINY  # the same, and up to ten times faster in the upper tail
-        p: FloatArray = betainc(b, a, 1.0 - level) if swapped else betaincc(a, b, level)
-        return p
+        return beta_above(self.a[rows], self.b[rows], level)
 
     def exceeded(self, chance: FloatArray, rows: Index) -> FloatArray:
         """See `ArmLaws`."""

@@ -67,6 +67,9 @@ def read(effective: Effective, baseline: Baseline | None, *, now_ms: int, half_l
 
     Raises:
         ValueError: the time lies before the cut.
+
+    >>> read(Effective(n_eff=3.0, count=3.0, reward=1.0, square=1.0), None, now_ms=0).n_eff
+    3.0
     """
     if baseline is None:
         return effective

@@ -26,6 +26,9 @@ MISSED = 1e-11
 UNLIKELY = 3e-7
 """Chance of a draw that is hardly ever seen."""
 
+TINY = 1e-6
+"""Levels below which 1 - level would lose digits."""
+
 FEW, WIDEST = 64, 2.0
 """Number of equal steps that is always thought few, and the longest step: log(1 + e^t) bends within about 2."""
 
@@ -65,7 +68,12 @@ def thompson_beta(a: FloatArray, b: FloatArray, *, alpha: float = 1.0) -> FloatA
 
 
 def raw_thompson_beta(a: FloatArray, b: FloatArray) -> FloatArray:
-    """`thompson_beta` before negligible arms are dropped and the sum is made one."""
+    """`thompson_beta` before negligible arms are dropped and the sum is made one.
+
+    >>> import numpy as np
+    >>> round(float(raw_thompson_beta(np.array([1.0, 2.0]), np.ones(2)).sum()), 5)
+    1.0
+    """
     p = np.zeros(len(a))
     kept = beta_contenders(a, b)
     if len(kept) == 1:
@@ -89,7 +97,22 @@ def beta_contenders(a: FloatArray, b: FloatArray) -> npt.NDArray[np.intp]:
     """
     rival = int((a / (a + b)).argmax())
     least = betaincinv(a[rival], b[rival], UNLIKELY)
-    return np.flatnonzero(betaincc(a, b, least) >= UNLIKELY)
+    return np.flatnonzero(beta_above(a, b, least) >= UNLIKELY)
+
+
+def beta_above(a: FloatArray, b: FloatArray, level: FloatArray) -> FloatArray:
+    """Chance that a Beta(a, b) draw lies above a level; all broadcast together.
+
+    As the chance that 1 - u ~ Beta(b, a) lies below 1 - level, which scipy does up to ten times faster, where 1 - level
+    keeps enough digits.
+
+    >>> import numpy as np
+    >>> beta_above(np.array([1.0]), np.array([1.0]), np.array([0.75])).tolist()
+    [0.25]
+    """
+    swapped = float(np.min(level, initial=1.0)) >= TINY
+    p: FloatArray = betainc(b, a, 1.0 - level) if swapped else betaincc(a, b, level)
+    return p
 
 
 def _edges(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -66,6 +66,11 @@ def uncertainty(sd: FloatArray, power: float) -> FloatArray:
 
 
 def normed(parts: FloatArray) -> FloatArray:
-    """The last axis made to sum to one."""
+    """The last axis made to sum to one.
+
+    >>> import numpy as np
+    >>> normed(np.array([1.0, 3.0])).tolist()
+    [0.25, 0.75]
+    """
     p: FloatArray = parts / parts.sum(axis=-1, keepdims=True)
     return p

@@ -67,12 +67,22 @@ class Explorer:
 
 
 def squarecb(scores: Scores, gamma_scale: float) -> FloatArray:
-    """(..., K) inverse gap weighting with gamma = gamma_scale sqrt(count)/noise_sd, so that the rate has no unit."""
+    """(..., K) inverse gap weighting with gamma = gamma_scale sqrt(count)/noise_sd, so that the rate has no unit.
+
+    >>> import numpy as np
+    >>> squarecb(Scores(mean=np.array([0.0, 0.2]), sd=np.ones(2), count=100.0, noise_sd=1.0), 1.0).tolist()
+    [0.25, 0.75]
+    """
     return inverse_gap(scores.mean, gamma_scale * math.sqrt(scores.count) / scores.noise_sd)
 
 
 def explore_first(scores: Scores, first: float) -> FloatArray:
-    """(..., K) uniform until `first` impressions have been learned from, the best arms from then on."""
+    """(..., K) uniform until `first` impressions have been learned from, the best arms from then on.
+
+    >>> import numpy as np
+    >>> explore_first(Scores(mean=np.array([0.1, 0.2]), sd=np.ones(2), count=9.0), 10.0).tolist()
+    [0.5, 0.5]
+    """
     return normed(np.ones(scores.mean.shape)) if scores.count < first else best(scores.mean)
 
 
@@ -152,7 +162,12 @@ def probabilities(
 
 
 def explore(scores: Scores, explorer: str, rates: Mapping[str, float]) -> FloatArray:
-    """`probabilities` of what has been checked, (K,) or (n, K); `rates` holds the explorer's and epsilon."""
+    """`probabilities` of what has been checked, (K,) or (n, K); `rates` holds the explorer's and epsilon.
+
+    >>> import numpy as np
+    >>> explore(Scores(mean=np.array([0.1, 0.2]), sd=np.ones(2)), "ucb", {"alpha": 1.0, "epsilon": 0.5}).tolist()
+    [0.25, 0.75]
+    """
     chosen = EXPLORERS[explorer]
     return floor(chosen.law(scores, rates[chosen.rate]), rates["epsilon"])
 
@@ -199,5 +214,10 @@ def check_known(explorer: str, rates: Mapping[str, float]) -> None:
 
 
 def floor(p: FloatArray, epsilon: float) -> FloatArray:
-    """(1 - epsilon) p + epsilon/K: every arm keeps at least epsilon/K."""
+    """(1 - epsilon) p + epsilon/K: every arm keeps at least epsilon/K.
+
+    >>> import numpy as np
+    >>> floor(np.array([1.0, 0.0]), 0.5).tolist()
+    [0.75, 0.25]
+    """
     return p if epsilon == 0.0 else (1.0 - epsilon) * p + epsilon / p.shape[-1]

@@ -47,6 +47,14 @@ def linear_posterior(prior: Prior, effective: Effective) -> ArmPosterior:
 
     Raises:
         ValueError: prior and sums have different dimensions.
+
+    >>> import numpy as np
+    >>> from policies.prior import Prior
+    >>> from policies.sums import Effective
+    >>> prior = Prior(mean=np.zeros(1), tau2=np.ones(1), s2=1.0)
+    >>> seen = Effective(n_eff=3.0, count=3.0, reward=3.0, square=3.0, b=np.array([3.0]), A=np.array([[3.0]]))
+    >>> linear_posterior(prior, seen).mean.tolist()  # 3/(1 + 3)
+    [0.75]
     """
     check_shapes(len(prior.mean), effective)
     precision = effective.A / prior.s2 + np.diag(1.0 / prior.tau2)
@@ -60,7 +68,12 @@ def linear_posterior(prior: Prior, effective: Effective) -> ArmPosterior:
 
 
 def inverse_factor(precision: FloatArray) -> FloatArray | None:
-    """L^-1 of the Cholesky factor, with the least jitter that gives one; None if none does."""
+    """L^-1 of the Cholesky factor, with the least jitter that gives one; None if none does.
+
+    >>> import numpy as np
+    >>> inverse_factor(np.array([[4.0]])).tolist()
+    [[0.5]]
+    """
     if not np.isfinite(precision).all():
         return None
     unit = np.trace(precision) / len(precision)

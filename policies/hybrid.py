@@ -133,6 +133,9 @@ def fit_hybrid(
 
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
+
+    >>> fit_hybrid({}, dimension=1, intercept=0).mean.tolist()
+    [0.5]
     """
     check_start(start, dimension=dimension, intercept=intercept)
     told = {name: arm for name, arm in effective.items() if is_telling(arm)}

@@ -55,6 +55,16 @@ def fit_linear(
 
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
+
+    >>> import numpy as np
+    >>> from policies.sums import Effective
+    >>> def arm(mean):
+    ...     return Effective(n_eff=1000.0, count=1000.0, reward=1000 * mean, square=1000 * (mean**2 + 1),
+    ...         b=np.array([1000 * mean]), A=np.array([[1000.0]]))
+    ...
+    >>> prior = fit_linear({str(i): arm(mean) for i, mean in enumerate([1.0, 2.0, 3.0])}, dimension=1, intercept=0)
+    >>> prior.mean.round(2).tolist(), round(prior.s2, 2)
+    ([2.0], 1.01)
     """
     check_start(start, dimension=dimension, intercept=intercept)
     arms = telling(effective)

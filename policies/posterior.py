@@ -67,7 +67,12 @@ def unseen(prior: Prior | HybridPrior | StudentPrior) -> ArmPosterior:
 
 
 def beta_posterior(prior: BetaPrior, effective: Effective) -> BetaPosterior:
-    """Beta(a0 + r, b0 + max(n_eff - r, 0)); the prior with an alarm if a sum is not finite or r is below -a0."""
+    """Beta(a0 + r, b0 + max(n_eff - r, 0)); the prior with an alarm if a sum is not finite or r is below -a0.
+
+    >>> from policies.sums import Effective
+    >>> beta_posterior(BetaPrior(a=1.0, b=9.0), Effective(n_eff=10.0, count=10.0, reward=2.0, square=2.0))
+    BetaPosterior(a=3.0, b=17.0, alarm=False)
+    """
     a = prior.a + effective.reward
     b = prior.b + max(effective.n_eff - effective.reward, 0.0)
     if not (0.0 < a < np.inf and 0.0 < b < np.inf):

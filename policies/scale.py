@@ -47,7 +47,12 @@ def check_start(start: Prior | HybridPrior | None, *, dimension: int, intercept:
 
 
 def telling(effective: Mapping[str, Effective]) -> list[Effective]:
-    """Arms that tell something: shown, and with sums that can be used."""
+    """Arms that tell something: shown, and with sums that can be used.
+
+    >>> from policies.sums import Effective
+    >>> len(telling({"never shown": Effective(n_eff=0.0, count=0.0, reward=0.0, square=0.0)}))
+    0
+    """
     return [arm for arm in effective.values() if is_telling(arm)]
 
 
@@ -62,7 +67,11 @@ def is_telling(arm: Effective) -> bool:
 
 
 def beginning(scale: Scale, dimension: int, intercept: int | None) -> Prior:
-    """Prior of that scale: mean (rate at the intercept, else 0), `spread`, and the rewards' variance as noise."""
+    """Prior of that scale: mean (rate at the intercept, else 0), `spread`, and the rewards' variance as noise.
+
+    >>> beginning(Scale(0.1, 0.09), 2, 0).mean.tolist()
+    [0.1, 0.0]
+    """
     mean = np.zeros(dimension)
     if intercept is not None:
         mean[intercept] = scale.rate
@@ -70,7 +79,11 @@ def beginning(scale: Scale, dimension: int, intercept: int | None) -> Prior:
 
 
 def spread(scale: Scale, dimension: int, intercept: int | None) -> FloatArray:
-    """(d,) variances at the start: (0.5 rate)^2 for the intercept, (0.3 rate)^2 for slopes; without one all the former."""
+    """(d,) variances at the start: (0.5 rate)^2 for the intercept, (0.3 rate)^2 for slopes; without one all the former.
+
+    >>> spread(Scale(0.1, 0.09), 2, 0).round(6).tolist()
+    [0.0025, 0.0009]
+    """
     tau2 = np.full(dimension, ((BIAS_SPREAD if intercept is None else SLOPE_SPREAD) * scale.rate) ** 2)
     if intercept is not None:
         tau2[intercept] = (BIAS_SPREAD * scale.rate) ** 2
@@ -78,7 +91,12 @@ def spread(scale: Scale, dimension: int, intercept: int | None) -> FloatArray:
 
 
 def pooled(E: FloatArray, scale: Scale, intercept: int | None) -> FloatArray:
-    """(d,) variances from (K, d) expected squares: the intercept's and one for all others, shrunk to their starts."""
+    """(d,) variances from (K, d) expected squares: the intercept's and one for all others, shrunk to their starts.
+
+    >>> import numpy as np
+    >>> pooled(np.full((96, 2), 0.01), Scale(0.1, 0.09), 0).round(4).tolist()
+    [0.0097, 0.0096]
+    """
     target = spread(scale, E.shape[1], intercept)
     slopes = np.ones(E.shape[1], np.bool_)
     if intercept is not None:
@@ -97,6 +115,10 @@ def scale_of(arms: list[Effective]) -> Scale:
     is the root mean square over arms of the mean reward, without its noise: |r/n| where all arms are alike, the spread
     between them where the mean is near zero; and at least LEAST_RATE standard deviations, because where rewards of both
     signs cancel a smaller start takes all that contexts explain for noise.
+
+    >>> from policies.sums import Effective
+    >>> scale_of([Effective(n_eff=100.0, count=100.0, reward=10.0, square=10.0)]).rate
+    0.1
     """
     n = sum(arm.n_eff for arm in arms)
     reward, square = sum(arm.reward for arm in arms), sum(arm.square for arm in arms)

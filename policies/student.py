@@ -64,7 +64,12 @@ def student_posterior(prior: StudentPrior, effective: Effective) -> ArmPosterior
 
 
 def unseen_student(prior: StudentPrior, *, alarm: bool = False) -> ArmPosterior:
-    """What is believed of an arm without rows."""
+    """What is believed of an arm without rows.
+
+    >>> import numpy as np
+    >>> unseen_student(StudentPrior(mean=np.zeros(1), tau2=np.ones(1), s2=1.0, dof=4.0)).factor.round(4).tolist()
+    [[1.4142]]
+    """
     factor = np.diag(np.sqrt(prior.tau2 * prior.dof / (prior.dof - 2.0)))
     return ArmPosterior(mean=prior.mean, factor=factor, dof=prior.dof, alarm=alarm)
 
@@ -89,6 +94,9 @@ def fit_student(
 
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
+
+    >>> fit_student({}, dimension=1, intercept=0).dof
+    10.0
     """
     begin = None if start is None else start.normal
     normal = fit_linear(effective, begin, dimension=dimension, intercept=intercept)

@@ -38,7 +38,13 @@ def cdf(t: FloatArray, dof: FloatArray) -> FloatArray:
 
 
 def below(t: FloatArray, log_ratio: FloatArray, dof: FloatArray) -> FloatArray:
-    """`cdf` from log(1 + t^2/dof), which the density needs too; dof of t's shape, or (K, 1) for t (K, q)."""
+    """`cdf` from log(1 + t^2/dof), which the density needs too; dof of t's shape, or (K, 1) for t (K, q).
+
+    >>> import numpy as np
+    >>> t = np.array([0.0])
+    >>> below(t, np.log1p(t * t / 9.0), np.array([9.0])).tolist()
+    [0.5]
+    """
     if float(dof.min(initial=np.inf)) >= CLOSE:
         p: FloatArray = ndtr(deviate(t, log_ratio, dof))
         return p

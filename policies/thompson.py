@@ -61,7 +61,12 @@ def thompson(mean: FloatArray, sd: FloatArray) -> FloatArray:
 
 
 def raw_thompson(mean: FloatArray, sd: FloatArray) -> FloatArray:
-    """`thompson` before negligible arms are dropped and the sum is made one; the sum tells the quadrature's error."""
+    """`thompson` before negligible arms are dropped and the sum is made one; the sum tells the quadrature's error.
+
+    >>> import numpy as np
+    >>> round(float(raw_thompson(np.array([0.0, 1.0]), np.ones(2)).sum()), 5)
+    1.0
+    """
     p = np.zeros(len(mean))
     if len(mean) == 1:
         p[0] = 1.0
@@ -88,7 +93,12 @@ def raw_thompson(mean: FloatArray, sd: FloatArray) -> FloatArray:
 
 
 def contenders(mean: FloatArray, sd: FloatArray) -> npt.NDArray[np.intp]:
-    """Indices of the arms that may win, of (K,); see `contend`."""
+    """Indices of the arms that may win, of (K,); see `contend`.
+
+    >>> import numpy as np
+    >>> contenders(np.array([0.0, 1.0, 0.9]), np.full(3, 0.1)).tolist()
+    [1, 2]
+    """
     rival = int((mean - 2.0 * sd).argmax())
     kept: npt.NDArray[np.bool_] = mean[rival] - mean <= PRUNE * np.sqrt(sd * sd + sd[rival] * sd[rival])
     return kept.nonzero()[0]
@@ -122,6 +132,11 @@ def integrals(u: FloatArray, weights: FloatArray, m: FloatArray, s: FloatArray) 
     """(..., K) sums over nodes u (..., q) of weight f_a(u) prod_{b != a} F_b(u); m, s (..., K), s above zero.
 
     The product without a is that of all divided by F_a; no node lies so low that an F_a is zero.
+
+    >>> import numpy as np
+    >>> u, weights = gauss_legendre(np.linspace(-6.0, 6.0, 20))
+    >>> integrals(u, weights, np.zeros(2), np.ones(2)).round(5).tolist()
+    [0.5, 0.5]
     """
     z = (u[..., None, :] - m[..., None]) / s[..., None]
     below = ndtr(z)
@@ -134,7 +149,12 @@ def integrals(u: FloatArray, weights: FloatArray, m: FloatArray, s: FloatArray) 
 
 
 def raised(m: FloatArray, s: FloatArray, lo: FloatArray, hi: FloatArray) -> FloatArray:
-    """(...,) higher lower ends where the largest of (..., K) arms lies above them all but surely: less with 1e-11."""
+    """(...,) higher lower ends where the largest of (..., K) arms lies above them all but surely: less with 1e-11.
+
+    >>> import numpy as np
+    >>> bool(raised(np.zeros(64), np.ones(64), np.asarray(-6.5), np.asarray(6.5)) > -2.0)
+    True
+    """
     u = lo[..., None] + (hi - lo)[..., None] * _COARSE
     sure = ndtr((u[..., None, :] - m[..., None]) / s[..., None]).prod(axis=-2) < MISSED
     higher: FloatArray = lo + (hi - lo) * _COARSE[np.maximum(np.count_nonzero(sure, axis=-1) - 1, 0)]
@@ -158,7 +178,12 @@ def unit_rule(steps: int) -> tuple[FloatArray, FloatArray]:
 
 
 def breakpoints(points: FloatArray, lo: float, hi: float) -> FloatArray:
-    """Sorted distinct points between lo and hi, with both ends."""
+    """Sorted distinct points between lo and hi, with both ends.
+
+    >>> import numpy as np
+    >>> breakpoints(np.array([5.0, 1.0, 1.0]), 0.0, 2.0).tolist()
+    [0.0, 1.0, 2.0]
+    """
     inside = points[(points > lo) & (points < hi)]
     return np.unique(np.concatenate(([lo], inside, [hi])))
 

@@ -10,6 +10,9 @@ import pytest
 
 from benchmarks import decide
 from benchmarks.decide_peers import PEERS
+from benchmarks.environments import Static
+from policies.explorers import EXPLORERS
+from policies.model import MODELS
 
 
 def test_the_last_line_is_one_object_with_our_times(
@@ -32,6 +35,15 @@ def test_the_last_line_is_one_object_with_our_times(
     }
     assert set(found) == {f"{who}_{what}" for who in ("ours", "ours_120") for what in wanted}
     assert min(found.values()) > 0
+
+
+def test_the_matrix_has_every_model_and_explorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each number of arms, and the snapshot that each model builds."""
+    monkeypatch.setattr(decide, "BUDGET_S", 0.0)
+    monkeypatch.setattr(decide, "MANY", (120,))
+    found = decide.matrix(Static(seed=0))
+    decisions = {f"matrix_{m}_{k}_{e}_us" for m in MODELS for k in (50, 120) for e in EXPLORERS}
+    assert set(found) == decisions | {f"matrix_{m}_120_build_ms" for m in MODELS}
 
 
 def test_peers_have_the_names_that_keys_begin_with() -> None:

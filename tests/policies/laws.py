@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from policies.decide import decide
+from policies.decide import decide, law
 from policies.empirical_bayes import fit
 from policies.model import Model, retract
+from policies.posterior import ArmPosterior, BetaPosterior, posterior
 from policies.snapshot import Snapshot, assemble, build, decode_arm, decode_head, encode_arm, encode_head
 from policies.sums import Effective, RecordError
 from tests.policies.batches import ARMS, START_MS, bits, dyadic, shown, take
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from policies.batch import Batch, FloatArray, IntArray
 
 D = 3
+DRAWS = 1_000_000
 NOW_MS = START_MS + 45_000
 EDGE_MS = START_MS // 256_000 * 256_000 + 236_000
 """Twenty seconds before the landmark moves, for a half-life of one second."""
@@ -238,6 +240,43 @@ def _published(subject: Subject) -> Snapshot:
     effective = {arm: model.at(one, now_ms=NOW_MS) for arm, one in sums.items()}
     prior = fit(effective, model=model.name, dimension=D, intercept=None)
     return build("p", model=model, sums=sums, prior=prior, version=1, previous=None, time_ms=0, now_ms=NOW_MS)
+
+
+def propensities(subject: Subject) -> None:
+    """They sum to one, and match the shares of a million draws of the posteriors' weights within five standard errors."""
+    model, x = subject.make(half_life_s=30.0), np.array([1.0, 0.5, -0.25])
+    sums = model.update({}, dyadic(8, 200))
+    prior = fit({arm: model.at(one, now_ms=NOW_MS) for arm, one in sums.items()}, model=model.name, dimension=D)
+    front = build(
+        "p",
+        model=model,
+        sums=sums,
+        prior=prior,
+        version=1,
+        previous=None,
+        time_ms=0,
+        now_ms=NOW_MS,
+        rates={"alpha": 1.0},
+    )
+    p, rng = law(front, x), np.random.default_rng(9)
+    assert p.sum() == pytest.approx(1.0, abs=1e-12)
+    found = [posterior(prior, model.at(sums[arm], now_ms=NOW_MS)) for arm in front.names]
+    drawn = np.argmax([_draws(one, x, rng) for one in found], axis=0)
+    share = np.bincount(drawn, minlength=len(p)) / DRAWS
+    assert (np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / DRAWS) + 3e-6).all()
+
+
+def _draws(arm: ArmPosterior | BetaPosterior, x: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(DRAWS,) of the expected reward in the context x."""
+    if isinstance(arm, BetaPosterior):
+        return rng.beta(arm.a, arm.b, DRAWS)
+    width = float(np.linalg.norm(arm.factor @ x))
+    if arm.dof is None:
+        z = rng.standard_normal(DRAWS)
+    else:
+        z = np.sqrt((arm.dof - 2.0) / arm.dof) * rng.standard_t(arm.dof, DRAWS)
+    drawn: FloatArray = float(x @ arm.mean) + width * z
+    return drawn
 
 
 def fingerprints(subject: Subject) -> None:
