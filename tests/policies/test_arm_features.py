@@ -76,7 +76,10 @@ def test_an_arms_law_is_the_marginal_of_the_joint_regression(swapped: bool, monk
     agree = []
     for z, (arm, effective) in zip(adds, sums(given).items(), strict=True):
         found = hybrid_posterior(prior.of(arm), effective)
-        agree += [np.allclose(found.mean, z @ V @ h, rtol=1e-9), np.allclose(found.factor.T @ found.factor, z @ V @ z.T)]
+        agree += [
+            np.allclose(found.mean, z @ V @ h, rtol=1e-9),
+            np.allclose(found.factor.T @ found.factor, z @ V @ z.T),
+        ]
     assert len(V) == (q + K) * D
     assert all(agree) != swapped
 
