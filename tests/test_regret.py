@@ -152,3 +152,14 @@ def test_clickloop_learns_as_it_is_told(model: str) -> None:
     learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, ours={"model": model})
     assert isinstance(learner, Clickloop)
     assert learner._settings.model == model
+
+
+def test_clickloop_explores_as_widely_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width is that of the settings; left out it is the explorer's, and one below zero is refused."""
+    for alpha, width in ((0.2, 0.2), (None, EXPLORERS["thompson"].default)):
+        learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, ours={"alpha": alpha})
+        assert isinstance(learner, Clickloop)
+        assert learner._settings.rates["alpha"] == width
+    monkeypatch.setattr(sys, "argv", ["regret", "--alpha", "-1"])
+    with pytest.raises(SystemExit):
+        regret_benchmark.main()
