@@ -1,11 +1,11 @@
 """Regret against peers in simulated worlds: what exploring cost, and what was learned for it.
 
     python -m benchmarks.regret [--world static] [--seeds 0 1 2 3 4] [--systems clickloop gittins ...] [--rounds N]
-                                [--explorer thompson] [--plot FILE] [--json]
+                                [--explorer thompson] [--model linear] [--alpha A] [--plot FILE] [--json]
 
 Worlds: `static` (50 arms, d = 32, 20,000 rounds, clicks at once, a decision at a time) and, over 100,000 rounds of rare
 clicks that come late, in blocks of 100 decisions: `stationary`, `abrupt`, `gradual`, `churn`. Clickloop runs with the
-default settings of a policy, but for the explorer where one is named; of the world it is told d, where the intercept is and, where clicks are late, their mean
+default settings of a policy, but for the explorer, its width and the model where one is named; of the world it is told d, where the intercept is and, where clicks are late, their mean
 delay. Peers' untuned and tuned variants were tuned in the static world. A regret is the sum over rounds of the best arm's
 click probability minus the chosen arm's; intervals hold the mean over seeds with 95% (Student's t).
 
@@ -29,12 +29,13 @@ from benchmarks.regret_ours import Clickloop
 from benchmarks.regret_peers import Gittins, Mabwiser, Uniform, VowpalWabbit
 from benchmarks.regret_plot import draw
 from benchmarks.worlds import Learner, play
-from policies.explorers import EXPLORERS
+from policies.explorers import EXPLORERS, LARGEST
+from policies.model import MODELS
 from streams.demo_plot import PlotError, require_matplotlib, require_writable
 from streams.settings import PolicySettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from policies.batch import FloatArray
 
@@ -66,7 +67,8 @@ def main() -> None:
         record[system], curves[system] = {}, []
         for seed in given.seeds:
             began = time.perf_counter()
-            regret = measure(system, given.world, seed=seed, rounds=given.rounds, explorer=given.explorer)
+            ours = {"explorer": given.explorer, "model": given.model, "alpha": given.alpha}
+            regret = measure(system, given.world, seed=seed, rounds=given.rounds, ours=ours)
             figures = at_marks(regret, [*(mark for mark in MARKS[given.world] if mark < len(regret)), len(regret)])
             record[system][str(seed)] = figures
             curves[system].append(regret.cumsum())
@@ -89,12 +91,16 @@ def asked() -> argparse.Namespace:
     parser.add_argument(
         "--explorer", choices=tuple(EXPLORERS), default="thompson", help="of clickloop (default %(default)s)"
     )
+    parser.add_argument("--model", choices=MODELS, default="linear", help="of clickloop (default %(default)s)")
+    parser.add_argument("--alpha", type=float, help="of clickloop's thompson or ucb (default: the explorer's)")
     parser.add_argument("--plot", type=Path, help="draw the curves of regret into this PNG file")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
     given = parser.parse_args()
     most = MARKS[given.world][-1]
     if given.rounds is not None and not 1 <= given.rounds <= most:
         parser.error(f"--rounds is {given.rounds}, allowed in this world: 1 to {most}")
+    if given.alpha is not None and not 0.0 <= given.alpha <= LARGEST:
+        parser.error(f"--alpha is {given.alpha}, allowed: 0 to {LARGEST:g}")
     if given.plot is not None:
         try:
             require_matplotlib()
@@ -104,12 +110,14 @@ def asked() -> argparse.Namespace:
     return given
 
 
-def measure(system: str, world: str, *, seed: int, rounds: int | None, explorer: str) -> FloatArray:
-    """Regret of each round of one run; `explorer` is clickloop's."""
+def measure(
+    system: str, world: str, *, seed: int, rounds: int | None, ours: Mapping[str, str | float | None]
+) -> FloatArray:
+    """Regret of each round of one run; `ours` are settings of clickloop's policy."""
     total = MARKS[world][-1] if rounds is None else rounds
     environment: Environment = Static(seed=seed) if world == "static" else Changing(world, seed=seed)
     static = isinstance(environment, Static)
-    learner = make_learner(system, environment, seed=seed, explorer=explorer)
+    learner = make_learner(system, environment, seed=seed, ours=ours)
     return play(
         environment,
         learner,
@@ -120,15 +128,15 @@ def measure(system: str, world: str, *, seed: int, rounds: int | None, explorer:
     )
 
 
-def make_learner(system: str, environment: Environment, *, seed: int, explorer: str) -> Learner:
-    """The system of that name, new; `explorer` is clickloop's."""
+def make_learner(
+    system: str, environment: Environment, *, seed: int, ours: Mapping[str, str | float | None]
+) -> Learner:
+    """The system of that name, new; `ours` are settings of clickloop's policy."""
     if system != "clickloop":
         return PEERS[system](seed=seed)
     delays_s = () if isinstance(environment, Static) else (MEAN_DELAY,)
     dimension = environment.contexts.shape[1]
-    policy = PolicySettings.model_validate(
-        {"dimension": dimension, "intercept": 0, "delays_s": delays_s, "explorer": explorer}
-    )
+    policy = PolicySettings.model_validate({"dimension": dimension, "intercept": 0, "delays_s": delays_s, **ours})
     return Clickloop(policy, seed=seed)
 
 

@@ -17,6 +17,7 @@ from benchmarks.regret_ours import Clickloop
 from benchmarks.worlds import Index, Log, News, play
 from policies.batch import FloatArray
 from policies.explorers import EXPLORERS
+from policies.model import MODELS
 from streams.settings import PolicySettings
 
 
@@ -136,8 +137,29 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(
 @pytest.mark.parametrize("explorer", sorted(EXPLORERS))
 def test_clickloop_explores_as_it_is_told(explorer: str) -> None:
     """Every explorer decides in a world; that of the settings is the one that was asked for."""
-    regret = measure("clickloop", "static", seed=0, rounds=20, explorer=explorer)
+    regret = measure("clickloop", "static", seed=0, rounds=20, ours={"explorer": explorer})
     assert regret.shape == (20,)
-    learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, explorer=explorer)
+    learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, ours={"explorer": explorer})
     assert isinstance(learner, Clickloop)
     assert learner._settings.explorer == explorer
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_clickloop_learns_as_it_is_told(model: str) -> None:
+    """Every model decides in a world; that of the settings is the one that was asked for."""
+    regret = measure("clickloop", "static", seed=0, rounds=20, ours={"model": model})
+    assert np.isfinite(regret).all()
+    learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, ours={"model": model})
+    assert isinstance(learner, Clickloop)
+    assert learner._settings.model == model
+
+
+def test_clickloop_explores_as_widely_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width is that of the settings; left out it is the explorer's, and one below zero is refused."""
+    for alpha, width in ((0.2, 0.2), (None, EXPLORERS["thompson"].default)):
+        learner = make_learner("clickloop", Static(seed=0, rounds=20), seed=0, ours={"alpha": alpha})
+        assert isinstance(learner, Clickloop)
+        assert learner._settings.rates["alpha"] == width
+    monkeypatch.setattr(sys, "argv", ["regret", "--alpha", "-1"])
+    with pytest.raises(SystemExit):
+        regret_benchmark.main()

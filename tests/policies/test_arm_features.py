@@ -13,7 +13,7 @@ from policies.model import make_model
 from policies.posterior import unseen
 from policies.prior import HybridPrior, Prior
 from policies.scale import scale_of, spread
-from policies.snapshot import Snapshot, assemble, build, decode_arm, decode_head, encode_arm, encode_head
+from policies.snapshot import LinearArm, Snapshot, assemble, build, decode_arm, decode_head, encode_arm, encode_head
 from policies.sums import Effective
 from tests.policies.batches import dyadic, regression
 
@@ -215,4 +215,6 @@ def test_a_snapshot_reads_back_and_decides_alike() -> None:
     x, names = np.array([1.0, -0.5, 0.25]), (*front.names, "stranger")
     p = law(front, x, names)
     assert np.array_equal(law(back, x, names), p)
-    assert p[-1] != p[-2]
+    new = back.arms["new"]
+    assert isinstance(new, LinearArm)
+    assert not np.allclose(new.mean, back.prior.mean, rtol=1e-3)
