@@ -5,7 +5,8 @@
 Click probabilities are known, so that what is measured is allocation and not learning. Value is expected value.
 
 paced     share of the linear program's optimum (benchmarks/allocation_world.py) with budgets and dual prices, the price moving every 20
-          requests; unpaced: with budgets that just close when they are spent
+          requests; paced_again: in a second period that starts with the prices of the first; unpaced: with budgets that just
+          close when they are spent
 floors    value lost by a floor of 1% of all slots for each of 30 arms, without budgets
 ways      assignment, sequential and sort where slots have features of their own: value, and microseconds of the solver
 logs      evaluating another policy by inverse propensities from logs of Thompson sampling in turn: bias and standard deviation
@@ -51,17 +52,24 @@ CASES, LOGGED, TIMED = 500, 3000, 1000
 FLOOR = 0.01
 
 
-def value_with_budgets(made: World, *, paced: bool, seed: int) -> tuple[float, float]:
-    """Total value of the requests in order, and the largest share of a budget that was overspent."""
+def value_with_budgets(
+    made: World, *, paced: bool, seed: int, prices: list[float] | None = None
+) -> tuple[float, float, list[float]]:
+    """Total value of the requests in order, the largest share of a budget that was overspent, and the last prices."""
     rng = np.random.default_rng(seed)
     states = [budget(float(one), period_s=PERIOD_S, now_ms=0) for one in made.budget]
-    unit = float(np.mean(made.worth(0)[0] / made.cost))
-    eta = np.sqrt(len(made.request))
+    if prices is not None:
+        states = [replace(one, price=price) for one, price in zip(states, prices, strict=True)]
+    per_cost = (made.theta * made.value / made.cost).mean(axis=0)
+    units = np.bincount(made.campaign, per_cost) / np.bincount(made.campaign)
+    eta = 0.5 * len(made.request) ** 0.5
     total, nothing = 0.0, np.zeros(ARMS)
     for i, kind in enumerate(made.request.tolist()):
         now = int(i * PERIOD_S * 1000 / len(made.request))
         if paced and i % EVERY == 0:
-            states = [stepped(one, now_ms=now, eta=float(eta), unit=unit) for one in states]
+            states = [
+                stepped(one, now_ms=now, eta=eta, unit=float(unit)) for one, unit in zip(states, units, strict=True)
+            ]
         open_ = np.array([is_open(one, now_ms=now) for one in states])[made.campaign]
         price = np.array([one.price for one in states])[made.campaign] * made.cost
         asked = offer(
@@ -78,7 +86,7 @@ def value_with_budgets(made: World, *, paced: bool, seed: int) -> tuple[float, f
                 total += KAPPA[slot] * made.value[arm] * made.theta[kind, arm]
                 campaign = int(made.campaign[arm])
                 states[campaign] = charged(states[campaign], float(made.cost[arm]), ts=now)
-    return total, max(one.overspent / one.amount for one in states)
+    return total, max(one.overspent / one.amount for one in states), [one.price for one in states]
 
 
 def floors_price(made: World, *, seed: int) -> tuple[float, float]:
@@ -205,11 +213,13 @@ def measured(seed: int, requests: int) -> dict[str, float]:
     """All numbers of one seed but the times."""
     made = world(seed, requests=requests)
     best = optimum(made)
-    paced, over = value_with_budgets(made, paced=True, seed=seed)
-    unpaced, _ = value_with_budgets(made, paced=False, seed=seed)
+    paced, over, prices = value_with_budgets(made, paced=True, seed=seed)
+    again, _, _ = value_with_budgets(made, paced=True, seed=seed, prices=prices)
+    unpaced, _, _ = value_with_budgets(made, paced=False, seed=seed)
     lost, least = floors_price(made, seed=seed)
     out = {
         "paced_share": paced / best,
+        "paced_again_share": again / best,
         "unpaced_share": unpaced / best,
         "overspent_share": over,
         "floor_cost_share": lost,

@@ -169,9 +169,7 @@ def conditional(
 
 def _of(p: FloatArray, arms: Arms) -> FloatArray:
     """(K,) probabilities of what is shown."""
-    shown: FloatArray = np.take_along_axis(p, arms.reshape(-1, 1), axis=1)[:, 0]
-    empty = arms == EMPTY
-    return np.where(empty, 1.0 - p.sum(axis=1), shown) if empty.any() else shown
+    return np.array([1.0 - row.sum() if arm == EMPTY else row[arm] for row, arm in zip(p, arms.tolist(), strict=True)])
 
 
 def _even(asked: Offer, repeat: bool) -> FloatArray:
@@ -245,13 +243,23 @@ def _certain(
     rng: np.random.Generator,
 ) -> tuple[Arms, FloatArray]:
     """The best allocation; arms that are alike in every slot share its places evenly."""
-    arms = solve(rule.at, asked.eligible, mode=mode, order=asked.order, rank_one=asked.rank_one, repeat=repeat)
+    arms = solve(
+        rule.at,
+        asked.eligible,
+        mode=mode,
+        order=asked.order,
+        rank_one=asked.rank_one,
+        repeat=repeat,
+        reserve=asked.reserve,
+    )
     p = np.zeros(rule.at.shape)
     filled = (arms != EMPTY).nonzero()[0]
     p[filled, arms[filled]] = 1.0
     known: dict[int, Arms] = {}
     for slot in filled:
         arm = int(arms[slot])
+        if np.count_nonzero(rule.at[slot] == rule.at[slot, arm]) == 1:
+            continue
         alike = ((rule.at == rule.at[:, arm, None]) & (asked.eligible == asked.eligible[:, arm, None])).all(axis=0)
         group = alike.nonzero()[0]
         if len(group) > 1:

@@ -6,7 +6,7 @@ An arm that draws on budget b is worth its value less lambda_b times its cost. E
 
 with `spent` what was spent in the dt seconds since the last step, and u, the unit of lambda, a typical value per cost. Per decision
 this is the paper's step with eta/amount for its eta, which is about 1/sqrt(T) times T/amount for T decisions in a period; so eta is
-near sqrt(T). What one step can do is limited, eta dt <= period/3, as spending answers a price only a step later. Periods follow each other
+near sqrt(T)/2. What one step can do is limited, eta dt <= period/3, as spending answers a price only a step later. Periods follow each other
 from `anchor_ms`, by event time; the price goes on into the next one, and what comes later for a period that is over is counted
 as `late`. A budget may be raised, lowered, paused and resumed at any time.
 

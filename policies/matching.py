@@ -25,12 +25,25 @@ Arms = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 
-def assignment(worth: FloatArray, eligible: Mask) -> Arms:
-    """(K,) arms with the largest sum of worths (K, N), as many slots filled as can be.
+def assignment(worth: FloatArray, eligible: Mask, *, reserve: float | None = None) -> Arms:
+    """(K,) arms with the largest sum of worths (K, N).
 
-    >>> assignment(np.array([[3.0, 2.0], [3.0, 0.0]]), np.ones((2, 2), bool)).tolist()
+    Without a reserve as many slots are filled as can be; with one an empty slot is worth `reserve`, and is left where
+    filling it costs more elsewhere.
+
+    >>> worth = np.array([[3.0, 2.0], [3.0, 0.0]])
+    >>> assignment(worth, np.ones((2, 2), bool)).tolist()
+    [1, 0]
+    >>> assignment(worth, np.array([[True, False], [True, True]])).tolist()
+    [0, 1]
+    >>> assignment(worth - 1.0, worth > 0.0, reserve=0.0).tolist()
     [1, 0]
     """
+    if reserve is not None:
+        arms = np.full(len(worth), EMPTY, np.intp)
+        slot, arm = linear_sum_assignment(np.where(eligible, np.maximum(worth, reserve), reserve), maximize=True)
+        arms[slot] = np.where(eligible[slot, arm], arm, EMPTY)
+        return arms
     least = float(worth.min())
     never = least - (len(worth) + 1.0) * (float(worth.max()) - least + 1.0)
     slot, arm = linear_sum_assignment(np.where(eligible, worth, never), maximize=True)
@@ -75,7 +88,14 @@ def one_by_one(worth: FloatArray, eligible: Mask, order: Arms, *, repeat: bool =
 
 
 def solve(
-    worth: FloatArray, eligible: Mask, *, mode: Mode, order: Arms, rank_one: bool = False, repeat: bool = False
+    worth: FloatArray,
+    eligible: Mask,
+    *,
+    mode: Mode,
+    order: Arms,
+    rank_one: bool = False,
+    repeat: bool = False,
+    reserve: float | None = None,
 ) -> Arms:
     """(K,) arms by one of MODES; "assignment" takes the way of "sort" where that gives the same (`rank_one`).
 
@@ -88,7 +108,7 @@ def solve(
         return _top(worth[order[0]], eligible[0], order)
     if mode == "sort":
         return by_sort(np.where(eligible, worth, 0.0).sum(axis=0), eligible, order)
-    return assignment(worth, eligible)
+    return assignment(worth, eligible, reserve=reserve)
 
 
 def _top(worth: FloatArray, eligible: Mask, order: Arms) -> Arms:

@@ -9,6 +9,7 @@ policies/exposure.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Offer:
         order: (K,) slots by kappa, the best first: they are filled in this order.
         rank_one: whether the best allocation is that of sorting: one kappa for each slot and one number for each arm.
         scale: (K,) worth of a unit of reward in a slot, the mean over arms.
+        reserve: worth of an empty slot; None is less than that of any arm.
     """
 
     mean: FloatArray
@@ -59,6 +61,7 @@ class Offer:
     order: npt.NDArray[np.intp]
     rank_one: bool
     scale: FloatArray
+    reserve: float | None = None
 
 
 def offer(
@@ -99,7 +102,7 @@ def offer(
     M, S = kappa[:, None] * (mean * per), kappa[:, None] * (sd * np.abs(per))
     if added is not None:
         M += added
-    if not (np.isfinite(M).all() and np.isfinite(S).all()):
+    if not math.isfinite(float(M.sum()) + float(S.sum())):
         raise ValueError("an arm's worth is not finite: see mean, sd, kappa and the terms")
     mask = np.ones((slots, n), bool) if eligible is None else np.broadcast_to(eligible, (slots, n))
     if reserve is not None:
@@ -112,6 +115,7 @@ def offer(
         order=np.argsort(-kappa, kind="stable"),
         rank_one=shared and alike and (added is None or bool((kappa == kappa[0]).all())),
         scale=kappa * float(np.mean(np.abs(per))),
+        reserve=reserve,
     )
 
 

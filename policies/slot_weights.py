@@ -36,7 +36,7 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
     [[0.3333, 0.6667], [0.6667, 0.3333]]
     """
     slots, n = log_weight.shape
-    w = [_scaled(log_weight[i], eligible[i], i) for i in range(slots)]
+    w = _scaled(log_weight, eligible)
     p = np.empty((slots, n))
     p[0] = w[0] / w[0].sum()
     arms = np.empty(slots, np.intp)
@@ -49,9 +49,7 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
         left[arms[0]] = 0.0
         arms[1] = drawn(left, rng)
     if slots > 2:
-        V = over[:, None] * w[1] / _rest_pairs(w[2])
-        np.fill_diagonal(V, 0.0)
-        p[2] = w[2] * _without_each(V)
+        p[2] = w[2] * _after_two(over, w[1], w[2])
         p[2] /= p[2].sum()
         left = w[2].copy()
         left[arms[:2]] = 0.0
@@ -59,12 +57,14 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
     return arms, p
 
 
-def _scaled(log_weight: FloatArray, eligible: Mask, without: int) -> FloatArray:
-    """(n,) weights, 1 for the best arm that is left if the `without` best are gone; none is so small as to vanish."""
-    log_weight = np.where(eligible, log_weight, -np.inf)
-    place = len(log_weight) - 1 - without
-    at = np.partition(log_weight, place)[place]
-    return np.where(eligible, np.exp(np.clip(log_weight - at, -300.0, 300.0)), 0.0)
+def _scaled(log_weight: FloatArray, eligible: Mask) -> FloatArray:
+    """(K, n) weights, in slot i 1 for the best arm that is left if the i best are gone; none is so small as to vanish."""
+    slots, n = log_weight.shape
+    full = bool(eligible.all())
+    open_ = log_weight if full else np.where(eligible, log_weight, -np.inf)
+    at = np.diagonal(np.partition(open_, range(n - slots, n), axis=1)[:, ::-1])
+    w: FloatArray = np.exp(np.minimum(np.maximum(open_ - at[:, None], -300.0), 300.0))
+    return w if full else np.where(eligible, w, 0.0)
 
 
 def _rest(w: FloatArray) -> FloatArray:
@@ -75,17 +75,20 @@ def _rest(w: FloatArray) -> FloatArray:
     return rest
 
 
-def _without_each(V: FloatArray) -> FloatArray:
-    """(n,) sum of V (n, n) without row a and column a, without cancellation for the two that hold most."""
-    rows, columns = V.sum(axis=1), V.sum(axis=0)
-    held = rows + columns
+def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray:
+    """(n,) sum over b, c != a of first_b w_c/(what is left of `then` without b and c).
+
+    For the two arms that hold most of it without a difference, so that nothing cancels.
+    """
+    R = 1.0 / _rest_pairs(then)
+    np.fill_diagonal(R, 0.0)
+    rows = first * (R @ w)
+    held = rows + w * (first @ R)
     rest: FloatArray = np.maximum(rows.sum() - held, 0.0)
-    V = V.copy()
     for a in np.argpartition(held, -2)[-2:]:
-        row, column = V[a].copy(), V[:, a].copy()
-        V[a] = V[:, a] = 0.0
-        rest[a] = V.sum()
-        V[a], V[:, a] = row, column
+        without_first, without_w = first.copy(), w.copy()
+        without_first[a] = without_w[a] = 0.0
+        rest[a] = without_first @ (R @ without_w)
     return rest
 
 
@@ -153,10 +156,9 @@ def _gap_rows(at: FloatArray, eligible: Mask, gamma: float) -> FloatArray:
     number = int(np.count_nonzero(eligible))
     best = int(np.where(eligible, at, -np.inf).argmax())
     out = np.empty((n, n))
-    for there in (True, False):
-        rows = eligible == there
-        if rows.any():
-            out[rows] = np.where(eligible, 1.0 / (number - there + gamma * np.maximum(at[best] - at, 0.0)), 0.0)
+    out[:] = np.where(eligible, 1.0 / (number - 1.0 + gamma * np.maximum(at[best] - at, 0.0)), 0.0)
+    if number < n:
+        out[~eligible] = np.where(eligible, 1.0 / (number + gamma * np.maximum(at[best] - at, 0.0)), 0.0)
     np.fill_diagonal(out, 0.0)
     out[:, best] = 0.0
     out[:, best] = 1.0 - out.sum(axis=1)
@@ -218,6 +220,10 @@ def uniform(eligible: Mask) -> FloatArray:
     [[0.5, 0.5], [0.0, 0.5]]
     """
     slots, n = eligible.shape
+    if eligible.all():
+        even = np.full((slots, n), 1.0 / n)
+        even[n:] = 0.0
+        return even
     if (eligible == eligible[0]).all():
         size = int(np.count_nonzero(eligible[0]))
         filled = np.arange(slots) < size

@@ -112,6 +112,14 @@ def test_uniform_is_the_sum_over_histories(eligible: Mask) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 30.0])
+def test_few_ranks_by_differences_are_those_by_positive_sums(spread: float) -> None:
+    """To rounding, also where arms lie so far apart that odds are 1e60."""
+    m, s = (part[0] for part in scores(6, spread))
+    for slots in (1, 2, 3):
+        assert ranks(m, s, slots=slots) == pytest.approx(ranks(m, s, slots=4)[:slots], abs=3e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 30.0])
 def test_ranks_match_a_million_draws(spread: float) -> None:
     """Within five standard errors; the fourth rank too."""
     m, s = (part[0] for part in scores(6, spread))
