@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from policies.explorers import NO_RATES, check
-from policies.matching import EMPTY, MODES, Arms, Mask, Mode, solve
+from policies.matching import EMPTY, MODES, Arms, Mode, solve
 from policies.slot_laws import drawn, may_win, normals_in_turn, ranks
-from policies.slot_rules import Rule, draw_many, one_slot, rule_of
+from policies.slot_rules import Rule, contenders, draw_many, one_slot, rule_of
 from policies.slot_weights import gaps_in_turn, uniform, weights_in_turn
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, 
     where = np.arange(at.shape[1])
     if normal:
         sd = rule.sd[order]
-        where = _contenders(at, sd, eligible, asked.rank_one)
+        where = contenders(at, sd, eligible, alike=asked.rank_one)
         sd = sd[:, where]
     if len(where) > MANY:
         return None
@@ -309,13 +309,3 @@ def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, 
     out[order] = where[arms]
     p[order[:, None], where] = part
     return out, p
-
-
-def _contenders(at: FloatArray, sd: FloatArray, eligible: Mask, alike: bool) -> Arms:
-    """Arms that may win some slot, up to K - 1 better ones gone."""
-    slots, n = at.shape
-    kept = np.zeros(n, bool)
-    for slot in range(1 if alike else slots):
-        some = eligible[slot].nonzero()[0]
-        kept[some[may_win(at[slot, some], sd[slot, some], slots=slots)]] = True
-    return kept.nonzero()[0]

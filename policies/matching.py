@@ -39,17 +39,26 @@ def assignment(worth: FloatArray, eligible: Mask, *, reserve: float | None = Non
     >>> assignment(worth - 1.0, worth > 0.0, reserve=0.0).tolist()
     [1, 0]
     """
+    only: Arms = assignments(worth[None], eligible, reserve=reserve)[0]
+    return only
+
+
+def assignments(worth: FloatArray, eligible: Mask, *, reserve: float | None = None) -> Arms:
+    """(J, K) arms of J worths (J, K, N): see `assignment`."""
+    full = bool(eligible.all())
     if reserve is not None:
-        arms = np.full(len(worth), EMPTY, np.intp)
-        slot, arm = linear_sum_assignment(np.where(eligible, np.maximum(worth, reserve), reserve), maximize=True)
-        arms[slot] = np.where(eligible[slot, arm], arm, EMPTY)
-        return arms
-    least = float(worth.min())
-    never = least - (len(worth) + 1.0) * (float(worth.max()) - least + 1.0)
-    slot, arm = linear_sum_assignment(np.where(eligible, worth, never), maximize=True)
-    out = np.full(len(worth), EMPTY, np.intp)
-    out[slot] = arm
-    out[slot[~eligible[slot, arm]]] = EMPTY
+        worth = np.where(eligible, np.maximum(worth, reserve), reserve)
+    elif not full:
+        least = float(worth.min())
+        never = least - (len(eligible) + 1.0) * (float(worth.max()) - least + 1.0)
+        worth = np.where(eligible, worth, never)
+    out = np.full(worth.shape[:2], EMPTY, np.intp)
+    for arms, cost in zip(out, -worth, strict=True):
+        slot, arm = linear_sum_assignment(cost)
+        arms[slot] = arm
+    if not full:
+        allowed = eligible[np.arange(len(eligible)), out]
+        out[~allowed] = EMPTY
     return out
 
 
