@@ -123,9 +123,11 @@ def ways(*, seed: int) -> dict[str, float]:
 
 
 def logs(*, seed: int, arms: int = 12) -> dict[str, tuple[float, float]]:
-    """Relative error of the value of a narrower policy evaluated from one log, and standard deviation of one row, by kind."""
+    """Relative error of a narrower policy's value from a log of expected rewards, and a row's standard deviation with clicks."""
     rng = np.random.default_rng(seed)
-    terms: dict[str, list[float]] = {kind: [] for kind in ("marginal", "mixture", "estimate", "conditional")}
+    kinds = ("marginal", "mixture", "estimate", "conditional")
+    expected: dict[str, list[float]] = {kind: [] for kind in kinds}
+    clicked: dict[str, list[float]] = {kind: [] for kind in kinds}
     truth = 0.0
     rates = {"alpha": 1.0, "epsilon": 0.05}
     for _ in range(LOGGED):
@@ -133,16 +135,17 @@ def logs(*, seed: int, arms: int = 12) -> dict[str, tuple[float, float]]:
         asked = offer(mean, sd, kappa=KAPPA)
         other = allocate(asked, rates=rates | {"alpha": 0.3}, mode="sequential", rng=rng).probabilities
         truth += float((other * asked.mean).sum())
-        for kind in terms:
+        for kind in kinds:
             method = None if kind == "conditional" else kind
             shown = allocate(asked, rates=rates, mode="sequential", rng=rng, method=method)  # type: ignore[arg-type]
             p = shown.propensity
             if kind == "conditional":
                 p = conditional(asked, shown.arms, explorer="thompson", rates=rates)
             at = np.arange(len(KAPPA)), shown.arms
-            reward = rng.random(len(KAPPA)) < asked.mean[at]
-            terms[kind].append(float((other[at] / p * reward).sum()))
-    return {kind: (sum(found) / truth - 1.0, float(np.std(found) * LOGGED / truth)) for kind, found in terms.items()}
+            weight, click = other[at] / p, rng.random(len(KAPPA)) < asked.mean[at]
+            expected[kind].append(float((weight * asked.mean[at]).sum()))
+            clicked[kind].append(float((weight * click).sum()))
+    return {kind: (sum(expected[kind]) / truth - 1.0, float(np.std(clicked[kind])) * LOGGED / truth) for kind in kinds}
 
 
 def times() -> dict[str, float]:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from policies.closed_forms import best
 from policies.matching import EMPTY, Arms, Mask, Mode, assignments, solve
+from policies.slot_gaps import gap_law
 from policies.slot_laws import may_win
-from policies.slot_weights import gap_law
 from policies.thompson import thompson
 
 if TYPE_CHECKING:

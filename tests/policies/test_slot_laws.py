@@ -10,8 +10,9 @@ import pytest
 from policies.batch import FloatArray
 from policies.closed_forms import normed
 from policies.matching import Arms, Mask
+from policies.slot_gaps import gap_law, gaps_in_turn
 from policies.slot_laws import may_win, normals_in_turn, ranks
-from policies.slot_weights import gap_law, gaps_in_turn, uniform, weights_in_turn
+from policies.slot_weights import uniform, weights_in_turn
 from policies.thompson import thompson
 
 K, N = 3, 5
