@@ -25,6 +25,12 @@ def gap_law(at: FloatArray, left: Mask, gamma: float) -> FloatArray:
     [0.25, 0.75, 0.0]
     """
     open_ = np.where(left, at, -np.inf)
+    if left.ndim == 1:
+        top = int(open_.argmax())
+        one: FloatArray = left / (max(np.count_nonzero(left), 1) + gamma * np.maximum(at[top] - at, 0.0))
+        one[top] = 0.0
+        one[top] = 1.0 - one.sum() if left[top] else 0.0
+        return one
     best = open_.argmax(axis=-1, keepdims=True)
     number = np.count_nonzero(left, axis=-1, keepdims=True)
     gap = np.maximum(at[best] - at, 0.0)
@@ -101,10 +107,11 @@ def _gap_after_two(at: FloatArray, eligible: Mask, gamma: float, before: FloatAr
         out[:] += part
 
     add(three, 2, _but(np.full(len(at), both), one, two), both)
-    for there in (True, False):
-        part = np.where(eligible == there, with_one, 0.0)
+    full = bool(eligible.all())
+    for there in (True,) if full else (True, False):
+        part = with_one if full else np.where(eligible == there, with_one, 0.0)
         add(two, 1 + there, _but(part.sum() - part, one), float(part.sum()))
-    if eligible.all():
+    if full:
         add(one, 2, _but(_pairs_but(rest), one), float(rest.sum()))
         return out
     for first in (True, False):

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from policies.matching import Arms, Mask
 
 
+SAFE = 1e-3
+"""Share of a sum down to which a difference from it is exact enough: its relative error is 1e-13."""
+
+
 def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Generator) -> tuple[Arms, FloatArray]:
     """Arms (K,) drawn in turn by weights and their marginal probabilities (K, n), for K up to 3.
 
@@ -66,9 +70,11 @@ def _scaled(log_weight: FloatArray, eligible: Mask) -> FloatArray:
 
 def _rest(w: FloatArray) -> FloatArray:
     """(n,) sum of all weights but one, without cancellation for the largest."""
-    top = int(w.argmax())
-    rest: FloatArray = w.sum() - w
-    rest[top] = w[:top].sum() + w[top + 1 :].sum()
+    total = w.sum()
+    rest: FloatArray = total - w
+    if rest.min() < SAFE * total:
+        top = int(w.argmax())
+        rest[top] = w[:top].sum() + w[top + 1 :].sum()
     return rest
 
 
@@ -81,7 +87,11 @@ def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray
     np.fill_diagonal(R, 0.0)
     rows = first * (R @ w)
     held = rows + w * (first @ R)
-    rest: FloatArray = np.maximum(rows.sum() - held, 0.0)
+    total = rows.sum()
+    rest: FloatArray = total - held
+    if rest.min() > SAFE * total:
+        return rest
+    np.maximum(rest, 0.0, out=rest)
     for a in np.argpartition(held, -2)[-2:]:
         without_first, without_w = first.copy(), w.copy()
         without_first[a] = without_w[a] = 0.0
@@ -91,8 +101,11 @@ def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray
 
 def _rest_pairs(w: FloatArray) -> FloatArray:
     """(n, n) sum of all weights but two, without cancellation for the largest; the diagonal means nothing."""
-    top = int(w.argmax())
     rest = _rest(w)[:, None] - w
+    np.fill_diagonal(rest, 1.0)
+    if np.partition(w, -2)[-2:].sum() < (1.0 - SAFE) * w.sum():
+        return rest
+    top = int(w.argmax())
     others = w.copy()
     others[top] = 0.0
     rest[top] = rest[:, top] = _rest(others)
