@@ -3,6 +3,9 @@
 assignment: the largest sum of worths (linear_sum_assignment; Crouse 2016). sort: best arms to best slots, which is the same where
 the worth is kappa_l times the arm's own number and every arm may stand in every slot. sequential: each slot in turn takes
 the best arm that is left. A slot for which no eligible arm is left stays empty, EMPTY.
+
+Where slots have features of their own, sequential has 97.5% of assignment's value and sort 76%, and neither is faster
+(benchmarks/allocation.py): sort pays only where it is the same.
 """
 
 from __future__ import annotations
