@@ -5,7 +5,8 @@
 Click probabilities are known, so that what is measured is allocation and not learning. Value is expected value.
 
 paced     share of the linear program's optimum (benchmarks/allocation_world.py) with budgets and dual prices, the price moving every 20
-          requests; unpaced: with budgets that just close when they are spent
+          requests; paced_again: in a second period that starts with the prices of the first; unpaced: with budgets that just
+          close when they are spent
 floors    value lost by a floor of 1% of all slots for each of 30 arms, without budgets
 ways      assignment, sequential and sort where slots have features of their own: value, and microseconds of the solver
 logs      evaluating another policy by inverse propensities from logs of Thompson sampling in turn: bias and standard deviation
@@ -32,7 +33,8 @@ if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.allocation_world import ARMS, KAPPA, World, optimum, world
-from benchmarks.decide import Static, learned, rows_of
+from benchmarks.decide import learned, rows_of
+from benchmarks.environments import Static
 from policies.allocation import allocate, conditional
 from policies.budgets import budget, charged, is_open, stepped
 from policies.decide_slots import decide_slots
@@ -51,17 +53,24 @@ CASES, LOGGED, TIMED = 500, 3000, 1000
 FLOOR = 0.01
 
 
-def value_with_budgets(made: World, *, paced: bool, seed: int) -> tuple[float, float]:
-    """Total value of the requests in order, and the largest share of a budget that was overspent."""
+def value_with_budgets(
+    made: World, *, paced: bool, seed: int, prices: list[float] | None = None
+) -> tuple[float, float, list[float]]:
+    """Total value of the requests in order, the largest share of a budget that was overspent, and the last prices."""
     rng = np.random.default_rng(seed)
     states = [budget(float(one), period_s=PERIOD_S, now_ms=0) for one in made.budget]
-    unit = float(np.mean(made.worth(0)[0] / made.cost))
-    eta = np.sqrt(len(made.request))
+    if prices is not None:
+        states = [replace(one, price=price) for one, price in zip(states, prices, strict=True)]
+    per_cost = (made.theta * made.value / made.cost).mean(axis=0)
+    units = np.bincount(made.campaign, per_cost) / np.bincount(made.campaign)
+    eta = 0.5 * len(made.request) ** 0.5
     total, nothing = 0.0, np.zeros(ARMS)
     for i, kind in enumerate(made.request.tolist()):
         now = int(i * PERIOD_S * 1000 / len(made.request))
         if paced and i % EVERY == 0:
-            states = [stepped(one, now_ms=now, eta=float(eta), unit=unit) for one in states]
+            states = [
+                stepped(one, now_ms=now, eta=eta, unit=float(unit)) for one, unit in zip(states, units, strict=True)
+            ]
         open_ = np.array([is_open(one, now_ms=now) for one in states])[made.campaign]
         price = np.array([one.price for one in states])[made.campaign] * made.cost
         asked = offer(
@@ -78,7 +87,7 @@ def value_with_budgets(made: World, *, paced: bool, seed: int) -> tuple[float, f
                 total += KAPPA[slot] * made.value[arm] * made.theta[kind, arm]
                 campaign = int(made.campaign[arm])
                 states[campaign] = charged(states[campaign], float(made.cost[arm]), ts=now)
-    return total, max(one.overspent / one.amount for one in states)
+    return total, max(one.overspent / one.amount for one in states), [one.price for one in states]
 
 
 def floors_price(made: World, *, seed: int) -> tuple[float, float]:
@@ -115,9 +124,11 @@ def ways(*, seed: int) -> dict[str, float]:
 
 
 def logs(*, seed: int, arms: int = 12) -> dict[str, tuple[float, float]]:
-    """Relative error of the value of a narrower policy evaluated from one log, and standard deviation of one row, by kind."""
+    """Relative error of a narrower policy's value from a log of expected rewards, and a row's standard deviation with clicks."""
     rng = np.random.default_rng(seed)
-    terms: dict[str, list[float]] = {kind: [] for kind in ("marginal", "mixture", "estimate", "conditional")}
+    kinds = ("marginal", "mixture", "estimate", "conditional")
+    expected: dict[str, list[float]] = {kind: [] for kind in kinds}
+    clicked: dict[str, list[float]] = {kind: [] for kind in kinds}
     truth = 0.0
     rates = {"alpha": 1.0, "epsilon": 0.05}
     for _ in range(LOGGED):
@@ -125,16 +136,17 @@ def logs(*, seed: int, arms: int = 12) -> dict[str, tuple[float, float]]:
         asked = offer(mean, sd, kappa=KAPPA)
         other = allocate(asked, rates=rates | {"alpha": 0.3}, mode="sequential", rng=rng).probabilities
         truth += float((other * asked.mean).sum())
-        for kind in terms:
+        for kind in kinds:
             method = None if kind == "conditional" else kind
             shown = allocate(asked, rates=rates, mode="sequential", rng=rng, method=method)  # type: ignore[arg-type]
             p = shown.propensity
             if kind == "conditional":
                 p = conditional(asked, shown.arms, explorer="thompson", rates=rates)
             at = np.arange(len(KAPPA)), shown.arms
-            reward = rng.random(len(KAPPA)) < asked.mean[at]
-            terms[kind].append(float((other[at] / p * reward).sum()))
-    return {kind: (sum(found) / truth - 1.0, float(np.std(found) * LOGGED / truth)) for kind, found in terms.items()}
+            weight, click = other[at] / p, rng.random(len(KAPPA)) < asked.mean[at]
+            expected[kind].append(float((weight * asked.mean[at]).sum()))
+            clicked[kind].append(float((weight * click).sum()))
+    return {kind: (sum(expected[kind]) / truth - 1.0, float(np.std(clicked[kind])) * LOGGED / truth) for kind in kinds}
 
 
 def times() -> dict[str, float]:
@@ -205,11 +217,13 @@ def measured(seed: int, requests: int) -> dict[str, float]:
     """All numbers of one seed but the times."""
     made = world(seed, requests=requests)
     best = optimum(made)
-    paced, over = value_with_budgets(made, paced=True, seed=seed)
-    unpaced, _ = value_with_budgets(made, paced=False, seed=seed)
+    paced, over, prices = value_with_budgets(made, paced=True, seed=seed)
+    again, _, _ = value_with_budgets(made, paced=True, seed=seed, prices=prices)
+    unpaced, _, _ = value_with_budgets(made, paced=False, seed=seed)
     lost, least = floors_price(made, seed=seed)
     out = {
         "paced_share": paced / best,
+        "paced_again_share": again / best,
         "unpaced_share": unpaced / best,
         "overspent_share": over,
         "floor_cost_share": lost,

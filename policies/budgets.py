@@ -4,11 +4,11 @@ An arm that draws on budget b is worth its value less lambda_b times its cost. E
 
     lambda <- max(0, lambda - eta u (rho dt - spent)/amount),    rho = budget left / time left of the period
 
-with `spent` what was spent in the dt seconds since the last step, and u, the unit of lambda, a typical value per cost. Per decision
-this is the paper's step with eta/amount for its eta, which is about 1/sqrt(T) times T/amount for T decisions in a period; so eta is
-near sqrt(T). What one step can do is limited, eta dt <= period/3, as spending answers a price only a step later. Periods follow each other
-from `anchor_ms`, by event time; the price goes on into the next one, and what comes later for a period that is over is counted
-as `late`. A budget may be raised, lowered, paused and resumed at any time.
+with `spent` what was spent in the dt seconds since the last step, and u, the unit of lambda, a typical value per cost. The paper's step
+for T decisions in a period is about u/sqrt(T) for a decision that spends amount/T, which is eta = sqrt(T); from a third of that up
+it measured alike (benchmarks/allocation.py takes half). What one step can do is limited, eta dt <= period/3, as spending
+answers a price only a step later. Periods follow each other from `anchor_ms`, by event time; the price goes on into the
+next one, and what comes later for a period that is over is counted as `late`. A budget may be raised, lowered, paused and resumed at any time.
 
 **Bound on overspending.** A budget is closed once its known spending reaches amount - margin (`is_open`). If a decider knows at time t
 all that was spent until t - lag, and the last cost that it adds is at time t, then before (t - lag] the budget was below amount -
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-ETA = 100.0
+ETA = 50.0
 """eta for 10^4 decisions in a period."""
 
 

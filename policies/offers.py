@@ -9,6 +9,7 @@ policies/exposure.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ class Terms:
 
 
 NO_TERMS = Terms()
+ONE = np.ones(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +52,9 @@ class Offer:
         eligible: (K, N) what may be shown where.
         order: (K,) slots by kappa, the best first: they are filled in this order.
         rank_one: whether the best allocation is that of sorting: one kappa for each slot and one number for each arm.
-        scale: (K,) worth of a unit of reward in a slot, the mean over arms.
+        kappa: (K,) position effects.
+        per_unit: (N,) or (1,) value less click price.
+        reserve: worth of an empty slot; None is less than that of any arm.
     """
 
     mean: FloatArray
@@ -58,7 +62,14 @@ class Offer:
     eligible: Mask
     order: npt.NDArray[np.intp]
     rank_one: bool
-    scale: FloatArray
+    kappa: FloatArray
+    per_unit: FloatArray
+    reserve: float | None = None
+
+    @property
+    def scale(self) -> FloatArray:
+        """(K,) worth of a unit of reward in a slot, the mean over arms."""
+        return self.kappa * float(np.abs(self.per_unit).mean())
 
 
 def offer(
@@ -92,14 +103,17 @@ def offer(
     shared = mean.ndim == 1
     if mean.shape != sd.shape or mean.shape not in ((n,), (slots, n)) or not slots or not n:
         raise ValueError(f"mean has shape {mean.shape}, sd {sd.shape}; both must be (N,) or ({slots}, N), N above 0")
-    if not (kappa >= 0.0).all():
+    if not kappa.min() >= 0.0:  # true for NaN
         raise ValueError(f"kappa = {kappa}: position effects must not be negative")
     per = _per_unit(terms, n)
     added = _added(terms, n)
-    M, S = kappa[:, None] * (mean * per), kappa[:, None] * (sd * np.abs(per))
+    column = kappa[:, None]
+    if per is not ONE:
+        mean, sd = mean * per, sd * np.abs(per)
+    M, S = column * mean, column * sd
     if added is not None:
         M += added
-    if not (np.isfinite(M).all() and np.isfinite(S).all()):
+    if not math.isfinite(float(M.sum()) + float(S.sum())):
         raise ValueError("an arm's worth is not finite: see mean, sd, kappa and the terms")
     mask = np.ones((slots, n), bool) if eligible is None else np.broadcast_to(eligible, (slots, n))
     if reserve is not None:
@@ -111,13 +125,15 @@ def offer(
         eligible=mask,
         order=np.argsort(-kappa, kind="stable"),
         rank_one=shared and alike and (added is None or bool((kappa == kappa[0]).all())),
-        scale=kappa * float(np.mean(np.abs(per))),
+        kappa=kappa,
+        per_unit=per,
+        reserve=reserve,
     )
 
 
 def _per_unit(terms: Terms, n: int) -> FloatArray:
     """(N,) or (1,) value less the price of a click."""
-    value = np.ones(1) if terms.value is None else terms.value
+    value = ONE if terms.value is None else terms.value
     per = value if terms.click_price is None else value - terms.click_price
     if per.shape not in ((1,), (n,)):
         raise ValueError(f"value and click_price must be ({n},), one number for each arm; they make {per.shape}")

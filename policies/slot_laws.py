@@ -30,6 +30,7 @@ Arms = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 LEAST_F = 1e-60
+FEW_SLOTS = 3
 _OFFSETS = np.array([-6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0])
 _ROOT_TWO_PI = np.sqrt(2.0 * np.pi)
 
@@ -96,13 +97,27 @@ def ranks(mean: FloatArray, sd: FloatArray, *, slots: int) -> FloatArray:
     """
     grid = _Grid(mean, sd, without=slots - 1)
     terms, odds = grid.G * grid.Qw, grid.E - 1.0
-    before = _symmetric(odds, slots)
-    after = [part[::-1] for part in _symmetric(odds[::-1], slots)]
-    p = np.empty((slots, len(mean)))
-    for r in range(slots):
-        others = sum((before[i] * after[r - i] for i in range(1, r)), before[r] + after[r] if r else before[0])
-        p[r] = np.einsum("aq,aq->a", terms, others)
-    return normed(p)
+    above = _few_above(odds, slots) if slots <= FEW_SLOTS else _above(odds, slots)
+    return normed(np.array([np.einsum("aq,aq->a", terms, one) for one in above]))
+
+
+def _few_above(odds: FloatArray, degrees: int) -> list[FloatArray]:
+    """`_above` up to degree 2: differences, but for the largest odds of a node, beside which the others would vanish."""
+    top, node = odds.argmax(axis=0), np.arange(odds.shape[1])
+    others = odds.copy()
+    others[top, node] = 0.0
+    others = others.sum(axis=0)
+    one = others + odds[top, node] - odds
+    one[top, node] = others
+    two = odds * one
+    return [np.ones_like(odds), one, 0.5 * two.sum(axis=0) - two][:degrees]
+
+
+def _above(odds: FloatArray, degrees: int) -> list[FloatArray]:
+    """(n, q) elementary symmetric polynomials of degree 0, 1, ... of all odds but each: sums of positive terms."""
+    before = _symmetric(odds, degrees)
+    after = [part[::-1] for part in _symmetric(odds[::-1], degrees)]
+    return [np.sum([before[i] * after[r - i] for i in range(r + 1)], axis=0) for r in range(degrees)]
 
 
 def _symmetric(odds: FloatArray, degrees: int) -> list[FloatArray]:

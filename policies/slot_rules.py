@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.closed_forms import best
-from policies.matching import EMPTY, Arms, Mask, Mode, solve
-from policies.slot_weights import gap_law
+from policies.matching import EMPTY, Arms, Mask, Mode, assignments, solve
+from policies.slot_gaps import gap_law
+from policies.slot_laws import may_win
 from policies.thompson import thompson
 
 if TYPE_CHECKING:
@@ -123,8 +125,26 @@ def _one_each(rule: Rule, slot: int, left: Mask, rng: np.random.Generator) -> Ar
 
 def _jointly(rule: Rule, asked: Offer, mode: Mode, draws: int, rng: np.random.Generator) -> Arms:
     """One standard normal draw for each arm, the same in all slots."""
-    z = rng.standard_normal((draws, 1, rule.at.shape[1]))
-    out = np.empty((draws, len(asked.order)), np.intp)
-    for j, noise in enumerate(z):
-        out[j] = solve(rule.at + rule.sd * noise, asked.eligible, mode=mode, order=asked.order, rank_one=asked.rank_one)
-    return out
+    where = contenders(rule.at, rule.sd, asked.eligible)
+    if not len(where):
+        return np.full((draws, len(asked.order)), EMPTY, np.intp)
+    eligible = asked.eligible[:, where]
+    z = rng.standard_normal((draws, 1, len(where)))
+    scores = rule.at[:, where] + rule.sd[:, where] * z
+    if mode == "assignment" and not asked.rank_one:
+        arms = assignments(scores, eligible, reserve=asked.reserve)
+    else:
+        make = partial(solve, eligible=eligible, mode=mode, order=asked.order, rank_one=asked.rank_one)
+        arms = np.array([make(one) for one in scores])
+    return np.where(arms == EMPTY, EMPTY, where[arms])
+
+
+def contenders(at: FloatArray, sd: FloatArray, eligible: Mask, *, alike: bool = False) -> Arms:
+    """Arms that may be among the K best of some slot of (K, N), the first slot if all are `alike`."""
+    slots, n = at.shape
+    kept = np.zeros(n, bool)
+    for slot in range(1 if alike else slots):
+        some = eligible[slot].nonzero()[0]
+        if len(some):
+            kept[some[may_win(at[slot, some], sd[slot, some], slots=slots)]] = True
+    return kept.nonzero()[0]

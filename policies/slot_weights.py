@@ -1,10 +1,7 @@
-"""Softmax, uncertainty sampling, SquareCB and the floor in slots: exact probabilities over all that may happen before.
+"""Softmax, uncertainty sampling and the floor in slots: exact probabilities over all that may happen before.
 
 weights     arm a with the probability w_a/(sum of what is left) (Plackett-Luce), so that two slots before give
             p_a = w_a sum_{b, c != a} P(b, c)/(W - w_b - w_c).
-gap         1/(m + gamma (best - s_a)) among the m arms that are left, the rest to the best one (the first, of several). The law
-            depends on what is gone only through m and the best that is left, which is one of the K best, so
-            histories fall into few classes; in each the chance of those without a is a difference of sums.
 uniform     any eligible arm that is left. Arms that may stand in the same slots are alike.
 
 Arms are drawn from what is computed.
@@ -24,6 +21,10 @@ if TYPE_CHECKING:
     from policies.matching import Arms, Mask
 
 
+SAFE = 1e-3
+"""Share of a sum down to which a difference from it is exact enough: its relative error is 1e-13."""
+
+
 def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Generator) -> tuple[Arms, FloatArray]:
     """Arms (K,) drawn in turn by weights and their marginal probabilities (K, n), for K up to 3.
 
@@ -36,7 +37,7 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
     [[0.3333, 0.6667], [0.6667, 0.3333]]
     """
     slots, n = log_weight.shape
-    w = [_scaled(log_weight[i], eligible[i], i) for i in range(slots)]
+    w = _scaled(log_weight, eligible)
     p = np.empty((slots, n))
     p[0] = w[0] / w[0].sum()
     arms = np.empty(slots, np.intp)
@@ -49,9 +50,7 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
         left[arms[0]] = 0.0
         arms[1] = drawn(left, rng)
     if slots > 2:
-        V = over[:, None] * w[1] / _rest_pairs(w[2])
-        np.fill_diagonal(V, 0.0)
-        p[2] = w[2] * _without_each(V)
+        p[2] = w[2] * _after_two(over, w[1], w[2])
         p[2] /= p[2].sum()
         left = w[2].copy()
         left[arms[:2]] = 0.0
@@ -59,156 +58,59 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
     return arms, p
 
 
-def _scaled(log_weight: FloatArray, eligible: Mask, without: int) -> FloatArray:
-    """(n,) weights, 1 for the best arm that is left if the `without` best are gone; none is so small as to vanish."""
-    log_weight = np.where(eligible, log_weight, -np.inf)
-    place = len(log_weight) - 1 - without
-    at = np.partition(log_weight, place)[place]
-    return np.where(eligible, np.exp(np.clip(log_weight - at, -300.0, 300.0)), 0.0)
+def _scaled(log_weight: FloatArray, eligible: Mask) -> FloatArray:
+    """(K, n) weights, in slot i 1 for the best arm that is left if the i best are gone; none is so small as to vanish."""
+    slots, n = log_weight.shape
+    full = bool(eligible.all())
+    open_ = log_weight if full else np.where(eligible, log_weight, -np.inf)
+    at = np.diagonal(np.partition(open_, range(n - slots, n), axis=1)[:, ::-1])
+    w: FloatArray = np.exp(np.minimum(np.maximum(open_ - at[:, None], -300.0), 300.0))
+    return w if full else np.where(eligible, w, 0.0)
 
 
 def _rest(w: FloatArray) -> FloatArray:
     """(n,) sum of all weights but one, without cancellation for the largest."""
-    top = int(w.argmax())
-    rest: FloatArray = w.sum() - w
-    rest[top] = w[:top].sum() + w[top + 1 :].sum()
+    total = w.sum()
+    rest: FloatArray = total - w
+    if rest.min() < SAFE * total:
+        top = int(w.argmax())
+        rest[top] = w[:top].sum() + w[top + 1 :].sum()
     return rest
 
 
-def _without_each(V: FloatArray) -> FloatArray:
-    """(n,) sum of V (n, n) without row a and column a, without cancellation for the two that hold most."""
-    rows, columns = V.sum(axis=1), V.sum(axis=0)
-    held = rows + columns
-    rest: FloatArray = np.maximum(rows.sum() - held, 0.0)
-    V = V.copy()
+def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray:
+    """(n,) sum over b, c != a of first_b w_c/(what is left of `then` without b and c).
+
+    For the two arms that hold most of it without a difference, so that nothing cancels.
+    """
+    R = 1.0 / _rest_pairs(then)
+    np.fill_diagonal(R, 0.0)
+    rows = first * (R @ w)
+    held = rows + w * (first @ R)
+    total = rows.sum()
+    rest: FloatArray = total - held
+    if rest.min() > SAFE * total:
+        return rest
+    np.maximum(rest, 0.0, out=rest)
     for a in np.argpartition(held, -2)[-2:]:
-        row, column = V[a].copy(), V[:, a].copy()
-        V[a] = V[:, a] = 0.0
-        rest[a] = V.sum()
-        V[a], V[:, a] = row, column
+        without_first, without_w = first.copy(), w.copy()
+        without_first[a] = without_w[a] = 0.0
+        rest[a] = without_first @ (R @ without_w)
     return rest
 
 
 def _rest_pairs(w: FloatArray) -> FloatArray:
     """(n, n) sum of all weights but two, without cancellation for the largest; the diagonal means nothing."""
-    top = int(w.argmax())
     rest = _rest(w)[:, None] - w
+    np.fill_diagonal(rest, 1.0)
+    if np.partition(w, -2)[-2:].sum() < (1.0 - SAFE) * w.sum():
+        return rest
+    top = int(w.argmax())
     others = w.copy()
     others[top] = 0.0
     rest[top] = rest[:, top] = _rest(others)
     np.fill_diagonal(rest, 1.0)
     return rest
-
-
-def gap_law(at: FloatArray, left: Mask, gamma: float) -> FloatArray:
-    """(..., n) inverse gap weighting by scores (n,) among the arms (..., n) that are left; zeros where none is.
-
-    >>> gap_law(np.array([0.0, 0.2, 0.9]), np.array([True, True, False]), 10.0).tolist()
-    [0.25, 0.75, 0.0]
-    """
-    open_ = np.where(left, at, -np.inf)
-    best = open_.argmax(axis=-1, keepdims=True)
-    number = np.count_nonzero(left, axis=-1, keepdims=True)
-    gap = np.maximum(at[best] - at, 0.0)
-    p = np.where(left, 1.0 / (np.maximum(number, 1) + gamma * gap), 0.0)
-    np.put_along_axis(p, best, 0.0, axis=-1)
-    np.put_along_axis(p, best, np.where(number > 0, 1.0 - p.sum(axis=-1, keepdims=True), 0.0), axis=-1)
-    return p
-
-
-def gaps_in_turn(
-    at: FloatArray, gamma: FloatArray, eligible: Mask, *, rng: np.random.Generator
-) -> tuple[Arms, FloatArray]:
-    """Arms (K,) drawn in turn by inverse gap weighting and their marginal probabilities (K, n), for K up to 3.
-
-    Args:
-        at: (K, n) scores in the order in which slots are filled.
-        gamma: (K,) per score.
-        eligible: (K, n) with at least K arms in each slot.
-        rng: advanced by K draws.
-
-    >>> gaps_in_turn(np.zeros((2, 2)), np.zeros(2), np.ones((2, 2), bool), rng=np.random.default_rng(1))[1].tolist()
-    [[0.5, 0.5], [0.5, 0.5]]
-    """
-    slots, n = at.shape
-    p = np.empty((slots, n))
-    p[0] = gap_law(at[0], eligible[0], float(gamma[0]))
-    arms = np.empty(slots, np.intp)
-    arms[0] = drawn(p[0], rng)
-    if slots > 1:
-        second = _gap_rows(at[1], eligible[1], float(gamma[1]))
-        p[1] = p[0] @ second
-        arms[1] = drawn(second[arms[0]], rng)
-    if slots > 2:
-        p[2] = _gap_after_two(at[2], eligible[2], float(gamma[2]), p[0][:, None] * second)
-        left = eligible[2].copy()
-        left[arms[:2]] = False
-        arms[2] = drawn(gap_law(at[2], left, float(gamma[2])), rng)
-    return arms, p
-
-
-def _gap_rows(at: FloatArray, eligible: Mask, gamma: float) -> FloatArray:
-    """(n, n) law of what is left without each arm."""
-    n = len(at)
-    number = int(np.count_nonzero(eligible))
-    best = int(np.where(eligible, at, -np.inf).argmax())
-    out = np.empty((n, n))
-    for there in (True, False):
-        rows = eligible == there
-        if rows.any():
-            out[rows] = np.where(eligible, 1.0 / (number - there + gamma * np.maximum(at[best] - at, 0.0)), 0.0)
-    np.fill_diagonal(out, 0.0)
-    out[:, best] = 0.0
-    out[:, best] = 1.0 - out.sum(axis=1)
-    left = eligible.copy()
-    left[best] = False
-    out[best] = gap_law(at, left, gamma)
-    return out
-
-
-def _gap_after_two(at: FloatArray, eligible: Mask, gamma: float, before: FloatArray) -> FloatArray:
-    """(n,) probabilities of the third slot, of those (n, n) of the first two; the diagonal is zero."""
-    number = int(np.count_nonzero(eligible))
-    one, two, three = np.argsort(np.where(eligible, -at, np.inf), kind="stable")[:3]
-    rest = before.copy()
-    rest[one] = rest[:, one] = 0.0
-    with_one = before[one] + before[:, one]
-    both = float(with_one[two])
-    with_one[two] = 0.0
-    out = np.zeros(len(at))
-
-    def add(best: int, gone: int, without: FloatArray, total: float) -> None:
-        part = np.where(eligible, without / (number - gone + gamma * np.maximum(at[best] - at, 0.0)), 0.0)
-        part[best] = 0.0
-        part[best] = total - part.sum()
-        out[:] += part
-
-    add(three, 2, _but(np.full(len(at), both), one, two), both)
-    for there in (True, False):
-        part = np.where(eligible == there, with_one, 0.0)
-        add(two, 1 + there, _but(part.sum() - part, one), float(part.sum()))
-    if eligible.all():
-        add(one, 2, _but(_pairs_but(rest), one), float(rest.sum()))
-        return out
-    for first in (True, False):
-        for second in (True, False):
-            part = rest * np.outer(eligible == first, eligible == second)
-            add(one, first + second, _but(_pairs_but(part), one), float(part.sum()))
-    return out
-
-
-def _but(chance: FloatArray, *gone: int) -> FloatArray:
-    """The chance (n,) of histories without each arm, none for arms that all of them have."""
-    out = chance.copy()
-    out[list(gone)] = 0.0
-    return out
-
-
-def _pairs_but(chance: FloatArray) -> FloatArray:
-    """(n,) chance of the pairs (n, n) without each arm."""
-    rows = chance.sum(axis=1)
-    out: FloatArray = np.maximum(rows.sum() - rows - chance.sum(axis=0), 0.0)
-    return out
 
 
 def uniform(eligible: Mask) -> FloatArray:
@@ -218,6 +120,10 @@ def uniform(eligible: Mask) -> FloatArray:
     [[0.5, 0.5], [0.0, 0.5]]
     """
     slots, n = eligible.shape
+    if eligible.all():
+        even = np.full((slots, n), 1.0 / n)
+        even[n:] = 0.0
+        return even
     if (eligible == eligible[0]).all():
         size = int(np.count_nonzero(eligible[0]))
         filled = np.arange(slots) < size

@@ -226,3 +226,23 @@ def test_what_cannot_be_done_is_refused(change: dict[str, str], says: str) -> No
     """With the value and what is allowed."""
     with pytest.raises(ValueError, match=says):
         allocate(asked(features=True), rng=np.random.default_rng(1), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("explorer", ["thompson", "ucb"])
+def test_a_reserve_holds_for_every_explorer(explorer: str) -> None:
+    """An arm that is worth something only in the first slot stands there or nowhere, and the second is not filled at a loss."""
+    mean = np.array([[1.0, 0.1], [0.2, -1.0]])
+    at = offer(mean, np.full((2, 2), 1e-6), kappa=np.ones(2), reserve=0.0)
+    found = allocate(at, explorer=explorer, rng=np.random.default_rng(1))
+    assert found.arms.tolist() == [0, EMPTY]
+    assert found.propensity.tolist() == [1.0, 1.0]
+
+
+def test_pruning_leaves_no_arm_out_that_is_shown() -> None:
+    """With fewer arms than slots in one slot's list, and none in another's."""
+    eligible = np.array([[True, False, False], [False, False, False]])
+    at = offer(np.zeros((2, 3)), np.ones((2, 3)), kappa=np.ones(2), eligible=eligible)
+    assert call(at, "thompson", rng=np.random.default_rng(1)).arms.tolist() == [0, EMPTY]
+    none = offer(np.zeros((2, 3)), np.ones((2, 3)), kappa=np.ones(2), eligible=np.zeros((2, 3), bool))
+    for explorer in EXPLORERS:
+        assert call(none, explorer, rng=np.random.default_rng(1)).arms.tolist() == [EMPTY, EMPTY]

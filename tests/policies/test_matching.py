@@ -51,6 +51,29 @@ def test_assignment_equals_brute_force(case: tuple[int, int, int]) -> None:
     assert total == pytest.approx(best, abs=1e-9)
 
 
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(CASES)
+def test_with_a_reserve_slots_are_left_empty_where_that_is_worth_more(case: tuple[int, int, int]) -> None:
+    """The largest sum over all ways to fill some of the slots, an empty one counting 0."""
+    worth, eligible, _ = random_case(*case)
+    eligible &= worth >= 0.0
+    wanted = max(
+        brute_force(worth[list(some)], eligible[list(some)])[1]
+        for size in range(len(worth) + 1)
+        for some in itertools.combinations(range(len(worth)), size)
+        if size == 0 or brute_force(worth[list(some)], eligible[list(some)])[0] == size
+    )
+    assert value(worth, assignment(worth, eligible, reserve=0.0))[1] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_filling_all_slots_can_be_worth_less() -> None:
+    """So the reserve is not idle: one good arm for the first slot beats two poor places."""
+    worth = np.array([[1.0, 0.1], [0.2, -1.0]])
+    eligible = worth >= 0.0
+    assert assignment(worth, eligible).tolist() == [1, 0]
+    assert assignment(worth, eligible, reserve=0.0).tolist() == [0, EMPTY]
+
+
 def test_the_comparison_would_notice_greedy() -> None:
     """Slot by slot takes 3 + 0 where 2 + 3 is there."""
     worth, eligible = np.array([[3.0, 2.0], [3.0, 0.0]]), np.ones((2, 2), bool)

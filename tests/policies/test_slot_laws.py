@@ -10,8 +10,9 @@ import pytest
 from policies.batch import FloatArray
 from policies.closed_forms import normed
 from policies.matching import Arms, Mask
+from policies.slot_gaps import gap_law, gaps_in_turn
 from policies.slot_laws import may_win, normals_in_turn, ranks
-from policies.slot_weights import gap_law, gaps_in_turn, uniform, weights_in_turn
+from policies.slot_weights import uniform, weights_in_turn
 from policies.thompson import thompson
 
 K, N = 3, 5
@@ -109,6 +110,14 @@ def test_uniform_is_the_sum_over_histories(eligible: Mask) -> None:
     """Also where a slot stays empty."""
     wanted = by_histories(lambda _, left: np.full(len(left), 1 / len(left)), eligible)
     assert uniform(eligible) == pytest.approx(wanted, abs=1e-14)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 30.0])
+def test_few_ranks_by_differences_are_those_by_positive_sums(spread: float) -> None:
+    """To rounding, also where arms lie so far apart that odds are 1e60."""
+    m, s = (part[0] for part in scores(6, spread))
+    for slots in (1, 2, 3):
+        assert ranks(m, s, slots=slots) == pytest.approx(ranks(m, s, slots=4)[:slots], abs=3e-6)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 30.0])
