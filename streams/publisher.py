@@ -12,17 +12,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
+from policies.arms import Roster, reasons, roster
 from policies.empirical_bayes import fit
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
-from policies.snapshot import Snapshot, build, encode_head, records
+from policies.snapshot import Snapshot, build, encode_head, records, republish
 from policies.snapshot_records import head_key
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
+from streams.controls import Controls
 from streams.failpoints import failpoints
 from streams.following import Collector
 from streams.messages import Message
@@ -62,6 +64,7 @@ class Publisher:
         self._leads = leads
         self._policies = {name: Published(policy, model(policy)) for name, policy in settings.policies.items()}
         self._posteriors = Posteriors(settings, {name: known.model for name, known in self._policies.items()})
+        self._controls = Controls(settings)
         self._writer: Writer | None = None
         self._busy = asyncio.Lock()
         self._looked = time.monotonic()
@@ -78,15 +81,17 @@ class Publisher:
         return self._status
 
     async def follow(self) -> None:
-        """Follow the posteriors topic in a thread until closed."""
+        """Follow the posteriors and the controls in threads until closed."""
         self._posteriors.start()
+        self._controls.start()
 
     async def tick(self) -> None:
         """Publish what changed, if this process leads."""
         self._beat = time.monotonic()
         self._ages()
-        if self._posteriors.error is not None:
-            self._status = (False, self._posteriors.error)
+        error = self._posteriors.error or self._controls.error
+        if error is not None:
+            self._status = (False, error)
             return
         if not self._leads():
             self._status = (True, "standing by")
@@ -107,6 +112,7 @@ class Publisher:
     async def close(self) -> None:
         """Stop following and let go of the producer."""
         self._posteriors.close()
+        self._controls.close()
         await self._resign()
 
     async def _resign(self) -> None:
@@ -173,18 +179,24 @@ class Publisher:
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
         if known.snapshot is not None and is_held(known.snapshot):
+            self._control_held(name, known, known.snapshot, writer)
             return
-        merged, changed, place = self._posteriors.take(name)
-        sums: dict[str, Sums] = {arm: known.model.zero() for arm in known.settings.arms} | merged
-        if not sums:
+        merged, touched, place = self._posteriors.take(name)
+        controls, fresh = self._controls.take(name)
+        standing = roster(known.model, merged, controls, arms=known.settings.arms)
+        if not standing.sums and known.snapshot is None:
             return
-        reasons = self._meta(known, sums, place.now_ms)
-        if known.prior is None or not (known.snapshot is None or changed or reasons or known.taken_over):
+        self._announce(known, standing, place.now_ms)
+        told_of_arms = reasons(controls, known.snapshot, standing)
+        why = (*told_of_arms, *self._meta(known, standing.sums, place.now_ms))
+        if known.prior is None or not (known.snapshot is None or touched or fresh or why or known.taken_over):
             return
+        anew = fresh or told_of_arms or known.taken_over or not known.model.timeless
+        changed = None if anew else {standing.renamed.get(arm, arm) for arm in touched}
         snapshot = build(
             name,
             model=known.model,
-            sums=sums,
+            sums=standing.sums,
             prior=known.prior,
             version=1 if known.snapshot is None else known.snapshot.version + 1,
             previous=known.snapshot,
@@ -192,21 +204,47 @@ class Publisher:
             now_ms=place.now_ms,
             explorer=known.settings.explorer,
             rates=known.settings.rates,
-            reasons=reasons,
+            reasons=why,
             encoder=known.model.encoder,
             watermark_ms=place.watermark_ms,
             offsets=place.offsets,
-            changed=changed if known.model.timeless else None,
+            changed=changed,
+            paused=standing.paused,
+            gone=standing.gone,
         )
-        told = bool(changed) and not known.taken_over
+        told = bool(touched) and not known.taken_over
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
-            writer.commit(messages(snapshot, full=bool(reasons)))
+            writer.commit(messages(snapshot, full=bool(why)))
             known.snapshot = snapshot
         known.taken_over = False
         self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
 
+    def _announce(self, known: Published, standing: Roster, now_ms: int) -> None:
+        """Hook: tell the meta-state of announced changes (``standing.announced``) that it has not made yet."""
+
+    def _control_held(self, name: str, known: Published, held: Snapshot, writer: Writer) -> None:
+        """A snapshot that is held stays what it is, apart from which of its arms may be shown."""
+        controls, _ = self._controls.take(name)
+        standing = roster(known.model, {arm: known.model.zero() for arm in held.names}, controls, arms=())
+        standing = replace(standing, sums={arm: one for arm, one in standing.sums.items() if arm in held.names})
+        if (standing.paused, standing.gone) == (held.paused, held.gone):
+            return
+        snapshot = republish(
+            held,
+            version=held.version + 1,
+            parent=held.version,
+            time_ms=int(time.time() * 1000),
+            reasons=(*(why for why in held.reasons if why.startswith(HELD)), *reasons(controls, held, standing)),
+            paused=standing.paused,
+            gone=standing.gone,
+        )
+        writer.commit(messages(snapshot, full=True))
+        known.snapshot = snapshot
+
     def _meta(self, known: Published, sums: Mapping[str, Sums], now_ms: int) -> tuple[str, ...]:
         """Fit the prior when it is due: the interval has passed, or the data doubled. Returns the reasons in words."""
+        if not sums:
+            return ()
         count = sum(float(arm.count) for arm in sums.values())
         due = time.monotonic() - known.fitted_at >= self._settings.meta_interval_s
         if known.prior is not None and (count == known.fitted_count or not (due or count >= 2 * known.fitted_count)):
@@ -237,7 +275,18 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
     """Whether a snapshot says something that the one before does not; that it was made later does not count."""
     return bool(new.changed) or any(
         getattr(old, name) != getattr(new, name)
-        for name in ("prior", "explorer", "rates", "model", "dimension", "encoder", "offsets", "names")
+        for name in (
+            "prior",
+            "explorer",
+            "rates",
+            "model",
+            "dimension",
+            "encoder",
+            "offsets",
+            "names",
+            "paused",
+            "gone",
+        )
     )
 
 

@@ -103,7 +103,7 @@ def test_a_topic_that_cannot_be_created_is_told(both_brokers: str, prefix: str) 
     """More replicas than brokers is an error for every topic, and nothing is created."""
     report = topics.create(settings_at(both_brokers, prefix, replication=3))
     assert report.created == ()
-    assert len([problem for problem in report.problems if "3 replicas" in problem.what and problem.error]) == 8
+    assert len([problem for problem in report.problems if "3 replicas" in problem.what and problem.error]) == 9
 
 
 class Refusing:
@@ -126,7 +126,7 @@ def test_refused_topic_settings_are_left_out_with_a_warning() -> None:
     admin = Refusing()
     created, problems = topics._create_missing(admin, list(topics.specs(settings)), settings)
     assert created == admin.made
-    assert len(created) == 8
+    assert len(created) == 9
     assert {problem.error for problem in problems} == {False}
     assert "Unknown topic config" in problems[0].what
 
