@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 VERSION = 1
 TIMEOUT_S = 10.0
+LOOK_S = 3.0
+"""Less than closing waits for the thread."""
 
 
 class BadControl(ValueError):  # noqa: N818 - reads as what it says
@@ -134,6 +136,8 @@ class Controls:
             try:
                 self._follow()
             except (ReadError, KafkaException) as error:
+                if self._stop.is_set():
+                    return
                 self.error = f"cannot follow the controls: {error}"
                 log.warning("cannot follow the controls; trying again", error=str(error))
                 self._stop.wait(1.0)
@@ -141,7 +145,7 @@ class Controls:
     def _follow(self) -> None:
         topic = self._settings.topics.controls
         with reader(self._settings.librdkafka()) as consumer:
-            bounds(consumer, topic, 0, timeout_s=TIMEOUT_S)  # says so if the topic is not there
+            bounds(consumer, topic, 0, timeout_s=LOOK_S)  # says so if the topic is not there
             consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
             while not self._stop.is_set():
                 for message in consumer.consume(1_000, timeout=0.1):

@@ -33,7 +33,8 @@ def test_specs_pair_the_inputs() -> None:
     settings = settings_at("127.0.0.1:1", "x-", partitions=7)
     found = {spec.name: spec for spec in topics.specs(settings)}
     assert {found[f"x-{name}"].partitions for name in ("impressions", "clicks", "posteriors")} == {7}
-    assert {spec.name for spec in found.values() if spec.cleanup == "compact"} == {"x-posteriors", "x-policies"}
+    compacted = {spec.name for spec in found.values() if spec.cleanup == "compact"}
+    assert compacted == {"x-posteriors", "x-policies", "x-controls"}
     assert leader_topic(settings) == "x-clickloop-publisher-__assignor-__leader"
     assert found[leader_topic(settings)].partitions == 1
 
