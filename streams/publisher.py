@@ -240,6 +240,7 @@ class Publisher:
         )
         writer.commit(messages(snapshot, full=True))
         known.snapshot = snapshot
+        self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
 
     def _meta(self, known: Published, sums: Mapping[str, Sums], now_ms: int) -> tuple[str, ...]:
         """Fit the prior when it is due: the interval has passed, or the data doubled. Returns the reasons in words."""
