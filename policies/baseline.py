@@ -62,6 +62,19 @@ def cut(
     return Baseline(at_ms=now_ms, part=_combined(1.0 - kept, left, old, part))
 
 
+def both(left: Baseline, right: Baseline, *, half_life_s: float = 0.0) -> Baseline:
+    """What is not to be believed of two arms whose sums are read as one, at the later cut.
+
+    >>> seen = Effective(n_eff=100.0, count=120.0, reward=10.0, square=10.0)
+    >>> one = cut(seen, None, now_ms=5, kept=0.0)
+    >>> both(one, one).part.n_eff
+    200.0
+    """
+    at_ms = max(left.at_ms, right.at_ms)
+    p, q = (_weight(one, at_ms, half_life_s) for one in (left, right))
+    return Baseline(at_ms=at_ms, part=_combined(p, left.part, q, right.part))
+
+
 def read(effective: Effective, baseline: Baseline | None, *, now_ms: int, half_life_s: float = 0.0) -> Effective:
     """An arm's sums without its baseline; `count` keeps all rows, as it counts what was shown.
 

@@ -91,6 +91,7 @@ def decide(
     >>> decision.arm, round(decision.propensity, 6), decision.snapshot
     ('new', 0.5, 1)
     """
+    candidates = snapshot.showable(candidates)
     rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
     kind: Kind = "exact"
@@ -116,10 +117,21 @@ def decide(
 
 
 def law(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None) -> FloatArray:
-    """(K,) exact probability of each candidate; see `decide`."""
+    """(K,) exact probability of each candidate, 0 for what is paused or gone; see `decide`."""
+    shown = snapshot.showable(candidates)
+    if shown is not candidates:
+        return spread(snapshot, law(snapshot, context, shown), candidates)
     rows = rows_of(snapshot, candidates)
     scores = _scores(snapshot, context, rows)
     return _beta(snapshot, rows) if scores is None else explore(scores, snapshot.explorer, snapshot.rates)
+
+
+def spread(snapshot: Snapshot, p: FloatArray, candidates: Sequence[str] | None) -> FloatArray:
+    """(..., K) from the probabilities of the candidates that may be shown: the others have 0."""
+    names = snapshot.names if candidates is None else candidates
+    whole = np.zeros((*p.shape[:-1], len(names)))
+    whole[..., [i for i, name in enumerate(names) if name not in snapshot.hidden]] = p
+    return whole
 
 
 def many_of(snapshot: Snapshot, scores: Scores) -> ArmLaws | None:
@@ -152,7 +164,7 @@ def rows_of(snapshot: Snapshot, candidates: Sequence[str] | None) -> Index | Non
     row = snapshot.stack.row
     if (len(row) if candidates is None else len(candidates)) == 0:
         raise ValueError(
-            f"policy {snapshot.policy!r}, snapshot {snapshot.version}: there is no arm to choose; give candidates"
+            f"policy {snapshot.policy!r}, snapshot {snapshot.version}: there is no arm to choose that is not paused or gone; give candidates"
         )
     if candidates is None:
         return None

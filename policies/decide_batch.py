@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from policies.decide import MANY, check_contexts, law, many_of, rows_of
+from policies.decide import MANY, check_contexts, law, many_of, rows_of, spread
 from policies.explorers import Scores, explore
 from policies.monte_carlo import draw_estimated
 from policies.stack import BetaStack, Index, dof_of
@@ -66,6 +66,7 @@ def decide_batch(
     >>> decided.arm.shape, decided.propensity.round(6).tolist()
     ((2,), [0.5, 0.5])
     """
+    candidates = snapshot.showable(candidates)
     rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
     x = np.asarray(contexts, np.float64)
@@ -83,7 +84,10 @@ def decide_batch(
 
 
 def law_batch(snapshot: Snapshot, contexts: npt.ArrayLike, candidates: Sequence[str] | None = None) -> FloatArray:
-    """(n, K) exact probability of each candidate for each context (n, d); see `decide_batch`."""
+    """(n, K) exact probability of each candidate for each context (n, d), 0 for what is paused or gone; see `decide_batch`."""
+    shown = snapshot.showable(candidates)
+    if shown is not candidates:
+        return spread(snapshot, law_batch(snapshot, contexts, shown), candidates)
     rows = rows_of(snapshot, candidates)
     x = np.asarray(contexts, np.float64)
     if isinstance(snapshot.stack, BetaStack):

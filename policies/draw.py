@@ -48,6 +48,7 @@ def draw(
     arms = snapshot.stack
     if not _plain(snapshot):
         return decide(snapshot, context, candidates, rng=rng).arm
+    candidates = snapshot.showable(candidates)
     rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else candidates
     epsilon = snapshot.rates["epsilon"]
@@ -80,6 +81,11 @@ def draw_batch(
     >>> draw_batch(front, np.zeros((4, 0)), ("a", "b"), rng=np.random.default_rng(1)).shape
     (4,)
     """
+    shown = snapshot.showable(candidates)
+    if shown is not candidates:
+        names = snapshot.names if candidates is None else candidates
+        place = np.array([i for i, name in enumerate(names) if name not in snapshot.hidden], np.intp)
+        return place[draw_batch(snapshot, contexts, shown, rng=rng)]
     arms = snapshot.stack
     if not _plain(snapshot):
         return decide_batch(snapshot, contexts, candidates, rng=rng).arm

@@ -13,6 +13,7 @@ Meta::
     delays_s, weights, new_clicks     grid, weights in use or null, clicks since they were estimated
     rewards       [n, sum, sum of squares, all 0/1]
     since_ms      {arm: when it was last reset}
+    announced     {arm: time of the last announced change that was heeded}
     rows, unscored, reasons
 
 Means, each number the next time, so that the last eighteen remain; left out beyond MEANS_BYTES::
@@ -71,7 +72,7 @@ class _Ages(msgspec.Struct, frozen=True):
     newest_ms: int
 
 
-class _Meta(msgspec.Struct, frozen=True):
+class _Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     policy: str
     offsets: dict[int, int]
@@ -86,6 +87,7 @@ class _Meta(msgspec.Struct, frozen=True):
     rows: int
     unscored: int
     reasons: tuple[str, ...] = ()
+    announced: dict[str, int] = {}
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -177,6 +179,7 @@ def encode_meta(policy: str, state: MetaState, *, delays_s: Sequence[float]) -> 
         rows=state.rows,
         unscored=state.unscored,
         reasons=state.reasons,
+        announced=dict(sorted(state.announced.items())),
     )
     return msgspec.msgpack.encode(record)
 
@@ -217,6 +220,7 @@ def decode_meta(data: bytes, start: MetaState, *, delays_s: Sequence[float]) -> 
         unscored=record.unscored,
         offsets=record.offsets,
         reasons=record.reasons,
+        announced=record.announced,
     )
 
 

@@ -90,6 +90,7 @@ class MetaState:
         weights: of the delays, in use; None are equal ones.
         rewards: their variance, for scores of rewards that are not 0/1.
         since_ms: by arm, when it was last reset: means taken before say nothing of it.
+        announced: by arm, the time of the last announced change that was heeded, ms UTC.
         rows, unscored: matured rows that were scored, and those that could not be.
         offsets: next offset by partition of the feedback topic.
         reasons: of the last change, in words.
@@ -102,6 +103,7 @@ class MetaState:
     weights: tuple[float, ...] | None = None
     rewards: Rewards = field(default_factory=Rewards)
     since_ms: Mapping[str, int] = field(default_factory=dict)
+    announced: Mapping[str, int] = field(default_factory=dict)
     rows: int = 0
     unscored: int = 0
     offsets: Mapping[int, int] = field(default_factory=dict)

@@ -57,7 +57,12 @@ def telling(effective: Mapping[str, Effective]) -> list[Effective]:
 
 
 def is_telling(arm: Effective) -> bool:
-    """Whether an arm was shown and its sums are finite."""
+    """Whether an arm was shown and its sums are finite.
+
+    >>> from policies.sums import Effective
+    >>> is_telling(Effective(n_eff=1.0, count=1.0, reward=np.inf, square=0.0))
+    False
+    """
     return bool(
         0.0 < arm.n_eff < np.inf
         and np.isfinite((arm.reward, arm.square)).all()

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.arm_features import prior_of
+from policies.arms import showable
 from policies.explorers import NO_RATES, check
 from policies.posterior import ArmPosterior, BetaPosterior, posterior
 from policies.prior import PRIORS, AnyPrior, BetaPrior
@@ -79,6 +80,8 @@ class Snapshot:
         clicks_ts: newest event time of a click that is included, ms UTC; None if there is none.
         arms: record of each arm.
         checksum: CRC-32 over what the head and the arms say.
+        paused: arms that are not to be shown.
+        gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
     """
 
     policy: str
@@ -97,11 +100,25 @@ class Snapshot:
     clicks_ts: int | None = None
     arms: dict[str, Arm] = field(default_factory=dict)
     checksum: int = 0
+    paused: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The arms' names, in the order of `stack`'s rows."""
         return tuple(self.arms)
+
+    @cached_property
+    def hidden(self) -> frozenset[str]:
+        """Names that are not to be shown."""
+        return frozenset((*self.paused, *self.gone))
+
+    def showable(self, candidates: Sequence[str] | None) -> Sequence[str] | None:
+        """The candidates that may be shown; None stays None (all) while nothing is hidden."""
+        if not self.hidden:
+            return candidates
+        left = showable(self.names if candidates is None else candidates, self.hidden)
+        return candidates if candidates is not None and len(left) == len(candidates) else left
 
     @cached_property
     def stack(self) -> LinearStack | StudentStack | BetaStack:
@@ -151,6 +168,8 @@ def build(
     clicks_ts: int | None = None,
     changed: Collection[str] | None = None,
     read: Callable[[str, Sums], Effective] | None = None,
+    paused: Sequence[str] = (),
+    gone: Sequence[str] = (),
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -164,7 +183,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -207,6 +226,8 @@ def build(
             offsets={partition: dict(next_) for partition, next_ in (offsets or {}).items()},
             clicks_ts=clicks_ts,
             arms=arms,
+            paused=tuple(paused),
+            gone=tuple(gone),
         )
     )
 
@@ -229,10 +250,19 @@ def _narrow(array: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.clip(array, -largest, largest).astype(np.float32)
 
 
-def republish(old: Snapshot, *, version: int, parent: int | None, time_ms: int, reason: str) -> Snapshot:
+def republish(
+    old: Snapshot,
+    *,
+    version: int,
+    parent: int | None,
+    time_ms: int,
+    reasons: Sequence[str],
+    paused: Sequence[str],
+    gone: Sequence[str],
+) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Arms' records are written anew: compaction may have dropped those that the old head named.
+    Which arms are not to be shown is of today: a budget that was spent since stays spent. Arms' records are written anew: compaction may have dropped those that the old head named.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -242,7 +272,18 @@ def republish(old: Snapshot, *, version: int, parent: int | None, time_ms: int, 
             f"version = {version}: must be above {old.version} (what is republished) and {parent} (the parent)"
         )
     arms = {name: arm.at_version(version) for name, arm in old.arms.items()}
-    return _sealed(replace(old, version=version, parent=parent, time_ms=time_ms, reasons=(reason,), arms=arms))
+    return _sealed(
+        replace(
+            old,
+            version=version,
+            parent=parent,
+            time_ms=time_ms,
+            reasons=tuple(reasons),
+            paused=tuple(paused),
+            gone=tuple(gone),
+            arms=arms,
+        )
+    )
 
 
 def records(snapshot: Snapshot, *, every_arm: bool = False) -> list[tuple[bytes, bytes]]:
@@ -276,6 +317,8 @@ def head_of(snapshot: Snapshot) -> Head:
         clicks_ts=snapshot.clicks_ts,
         arms={name: arm.version for name, arm in snapshot.arms.items()},
         checksum=snapshot.checksum,
+        paused=snapshot.paused,
+        gone=snapshot.gone,
     )
 
 
@@ -329,4 +372,6 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         clicks_ts=head.clicks_ts,
         arms=found,
         checksum=head.checksum,
+        paused=head.paused,
+        gone=head.gone,
     )

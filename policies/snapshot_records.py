@@ -10,6 +10,7 @@ Head::
     encoder, watermark_ms {partition: ms}, offsets {partition: {topic: next offset}}, clicks_ts
     arms          {arm: version of its record}
     checksum      CRC-32, below
+    paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
 
 Arm::
 
@@ -153,6 +154,8 @@ class Head:
     clicks_ts: int | None
     arms: dict[str, int]
     checksum: int
+    paused: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 class _Version(msgspec.Struct):
@@ -187,6 +190,8 @@ class _Head(msgspec.Struct):
     clicks_ts: int | None
     arms: dict[str, int]
     checksum: int
+    paused: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 class _Arm(msgspec.Struct):
@@ -203,7 +208,10 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-_HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum"))
+LATER = ("paused", "gone")
+"""Fields that came after version 1: left out where they are empty, and not part of the checksum."""
+
+_HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))
 
 
 def head_key(policy: str) -> bytes:
@@ -259,7 +267,7 @@ def _float32(data: bytes, length: int, what: str) -> Float32Array:
 
 def encode_head_record(head: Head) -> bytes:
     """Record of a head."""
-    values = {name: getattr(head, name) for name in Head.__slots__}
+    values = {name: getattr(head, name) for name in Head.__slots__ if name not in LATER or getattr(head, name)}
     return msgspec.msgpack.encode({"v": VERSION, **values, "prior": _prior_fields(head.prior)})
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from policies.arms import showable
 from policies.decide import Kind, decide, law
 from policies.explain import explain
 from streams.contexts import vector
@@ -42,6 +43,10 @@ FloatArray = npt.NDArray[np.float64]
 Fallback = Literal["uniform"] | Sequence[str]
 
 
+ALL_HIDDEN = "every candidate is paused or gone"
+"""Reason of a decision that had no arm to choose."""
+
+
 class NoSnapshot(RuntimeError):  # noqa: N818 - reads as what it says: except NoSnapshot
     """There is no snapshot to decide from, and no fallback that could."""
 
@@ -60,6 +65,7 @@ class Decision:
         candidates: the K arms that could have been chosen.
         probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
         ts: time of the decision in ms UTC.
+        reason: why the fallback decided, None where the snapshot did.
     """
 
     decision_id: str
@@ -74,6 +80,7 @@ class Decision:
     ts: int
     unit: str | None = None
     propensity_kind: Kind = "exact"
+    reason: str | None = None
 
 
 class PolicyClient:
@@ -186,6 +193,10 @@ class PolicyClient:
     ) -> Decision:
         """Choose an arm for a slot.
 
+        Arms that are paused, removed or renamed away are not chosen, and no propensity is spent on them. If that leaves
+        none, the fallback chooses among the candidates as they were given, and `Decision.reason` says so: leave the
+        place empty if such an arm must not be shown.
+
         Args:
             policy: whose snapshot decides.
             context: (d,) of the policy's dimension, logged as it is; or the values of the policy's features by name,
@@ -206,13 +217,14 @@ class PolicyClient:
         x = self._vector(policy, context, snapshot)
         chances: FloatArray | None
         kind: Kind = "exact"
-        if snapshot is not None and not self._too_old(snapshot, now_s):
+        reason = self._unusable(policy, snapshot, candidates, now_s)
+        if snapshot is not None and reason is None:
             choice = decide(snapshot, x, candidates, rng=self._rng)
             arm, propensity, version = choice.arm, choice.propensity, snapshot.version
             among, chances, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
             among = self._known_arms(policy, candidates, snapshot)
-            arm, chances = self._fall_back(policy, among)
+            arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
         return Decision(
             decision_id=self._new_id() if decision_id is None else decision_id,
@@ -227,6 +239,7 @@ class PolicyClient:
             ts=int(now_s * 1000),
             unit=unit,
             propensity_kind=kind,
+            reason=reason,
         )
 
     def propensities(
@@ -272,6 +285,17 @@ class PolicyClient:
             raise NoSnapshot(f"policy {policy!r} has no snapshot: {reason}")
         return snapshot
 
+    def _unusable(
+        self, policy: str, snapshot: Snapshot | None, candidates: Sequence[str] | None, now_s: float
+    ) -> str | None:
+        """Why the snapshot cannot decide, None if it can."""
+        if snapshot is None:
+            return f"policy {policy!r} has no snapshot"
+        if self._too_old(snapshot, now_s):
+            return f"snapshot {snapshot.version} is older than {self._max_age_s} s"
+        among = snapshot.names if candidates is None else candidates
+        return ALL_HIDDEN if snapshot.hidden and among and not snapshot.showable(among) else None
+
     def _vector(
         self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
     ) -> FloatArray:
@@ -281,23 +305,27 @@ class PolicyClient:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s
 
     def _known_arms(self, policy: str, candidates: Sequence[str] | None, snapshot: Snapshot | None) -> tuple[str, ...]:
-        if candidates is not None:
-            if len(set(candidates)) != len(candidates):
-                raise ValueError(f"candidates are {list(candidates)}; each arm may be given once")
-            return tuple(candidates)
+        if candidates is not None and len(set(candidates)) != len(candidates):
+            raise ValueError(f"candidates are {list(candidates)}; each arm may be given once")
         if snapshot is not None:
-            return tuple(snapshot.arms)
+            among = snapshot.names if candidates is None else tuple(candidates)
+            return showable(among, snapshot.hidden) or among
+        if candidates is not None:
+            return tuple(candidates)
         known = self._settings.policies.get(policy)
         if known is not None and known.arms:
             return known.arms
         return () if self._fallback == "uniform" else tuple(self._fallback)
 
-    def _fall_back(self, policy: str, among: tuple[str, ...]) -> tuple[str, FloatArray]:
+    def _fall_back(self, policy: str, among: tuple[str, ...], *, must: bool) -> tuple[str, FloatArray]:
+        """An arm and the law; `must` takes any arm where a ranked list has none."""
         if self._fallback == "uniform" and among:
             return among[int(self._rng.integers(len(among)))], np.full(len(among), 1 / len(among))
         for arm in () if self._fallback == "uniform" else self._fallback:
             if arm in among:
                 return arm, np.array([float(other == arm) for other in among])
+        if must:
+            return among[0], np.array([float(other == among[0]) for other in among])
         raise NoSnapshot(
             f"policy {policy!r} has no usable snapshot ({self.error or 'none is recent enough'}) and the fallback "
             f"{self._fallback!r} finds no arm among {list(among)}; pass candidates, or list arms in the settings"

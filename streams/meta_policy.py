@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import structlog
 
-from policies.baseline import DRIFT_KEPT, NOTHING_KEPT
+from policies.arms import Roster
+from policies.baseline import DRIFT_KEPT, NOTHING_KEPT, both
 from policies.delay import mean_delay_s
 from policies.meta_cuts import Baselines, read_arm, reset
 from policies.meta_means import KEPT, Means, due, take_means
@@ -128,6 +129,24 @@ class PolicyMeta:
     def announce(self, arm: str, now_ms: int) -> None:
         """An announced change at this event time: the arm is its prior again, from the next snapshot on."""
         self._cuts.append((arm, now_ms, NOTHING_KEPT))
+
+    def heed(self, standing: Roster, now_ms: int) -> None:
+        """Take what was said of the arms: announced changes that are newer than the last, and renames of arms with a baseline."""
+        for arm, changed_ms in standing.announced.items():
+            if changed_ms > self.state.announced.get(arm, -1):
+                self.announce(arm, now_ms)
+                self.state = replace(self.state, announced={**self.state.announced, arm: changed_ms})
+        for old, new in standing.renamed.items():
+            moving = self.baselines.pop(old, None)
+            if moving is None:
+                continue
+            there = self.baselines.get(new, {})
+            self.baselines[new] = {**moving, **there} | {
+                track: both(there[track], moving[track], half_life_s=track) for track in there.keys() & moving.keys()
+            }
+            self._records[baseline_key(self.name, old)] = None
+            self._records[baseline_key(self.name, new)] = encode_baseline(self.name, new, self.baselines[new])
+            self._moved = True
 
     def forget(self, arm: str) -> None:
         """Let go of an arm that has been removed, for good: its test, its reset, and the baseline's record."""

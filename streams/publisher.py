@@ -15,19 +15,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import structlog
 
+from policies.arms import Control, Roster, reasons, roster
 from policies.empirical_bayes import fit
 from policies.meta_records import read_key
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
-from policies.snapshot import Snapshot, build, encode_head, records
+from policies.snapshot import Snapshot, build, encode_head, records, republish
 from policies.snapshot_records import head_key
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
+from streams.controls import Controls
 from streams.failpoints import failpoints
 from streams.following import Collector
 from streams.messages import Message
@@ -80,6 +82,7 @@ class Publisher:
             name: Published(policy, PolicyMeta(name, policy)) for name, policy in settings.policies.items()
         }
         self._posteriors = Posteriors(settings, {name: tracks(policy) for name, policy in settings.policies.items()})
+        self._controls = Controls(settings)
         self._writer: Writer | None = None
         self._feedback: FeedbackFollower | None = None
         self._busy = asyncio.Lock()
@@ -97,15 +100,17 @@ class Publisher:
         return self._status
 
     async def follow(self) -> None:
-        """Follow the posteriors topic in a thread until closed."""
+        """Follow the posteriors and the controls in threads until closed."""
         self._posteriors.start()
+        self._controls.start()
 
     async def tick(self) -> None:
         """Publish what changed, if this process leads."""
         self._beat = time.monotonic()
         self._ages()
-        if self._posteriors.error is not None:
-            self._status = (False, self._posteriors.error)
+        error = self._posteriors.error or self._controls.error
+        if error is not None:
+            self._status = (False, error)
             return
         if not self._leads():
             self._status = (True, "standing by")
@@ -126,6 +131,7 @@ class Publisher:
     async def close(self) -> None:
         """Stop following and let go of the producer."""
         self._posteriors.close()
+        self._controls.close()
         await self._resign()
 
     async def _resign(self) -> None:
@@ -250,40 +256,48 @@ class Publisher:
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
         if known.snapshot is not None and is_held(known.snapshot):
+            self._control_held(name, known, known.snapshot, writer)
             return
-        by_track, changed, place = self._posteriors.take(name)
-        cut, learned = known.meta.settle(by_track, place.now_ms)
-        changed |= cut
+        by_track, touched, place = self._posteriors.take(name)
+        controls, fresh = self._controls.take(name)
+        standings = self._standings(known, by_track, controls)
+        standing = standings[known.meta.half_life_s]
+        known.meta.heed(standing, place.now_ms)
+        by_name = {track: one.sums for track, one in standings.items()}
+        cut, learned = known.meta.settle(by_name, place.now_ms)
         if learned:
             known.fitted_count, known.fitted_at = -1.0, -1e18  # the prior is to be that of what is read now
-        sums = self._sums(known, by_track)
-        if not sums:
+        standing = standings[known.meta.half_life_s]
+        if not standing.sums and known.snapshot is None:
             return
-        reasons = (*learned, *self._meta(known, sums, place.now_ms))
+        told_of_arms = reasons(controls, known.snapshot, standing)
+        why = (*told_of_arms, *learned, *self._meta(known, standing.sums, place.now_ms))
         self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
         if known.prior is None:
             return
-        known.meta.remember(by_track, known.prior, place.now_ms)
-        if known.snapshot is not None and not (changed or reasons or known.taken_over):
+        known.meta.remember(by_name, known.prior, place.now_ms)
+        changed = cut | {standing.renamed.get(arm, arm) for arm in touched}
+        if known.snapshot is not None and not (changed or fresh or why or known.taken_over):
             return
-        snapshot = self._build(name, known, sums, place, reasons, None if learned else changed)
+        anew = fresh or told_of_arms or learned or known.taken_over
+        snapshot = self._build(name, known, standing, place, why, None if anew else changed)
         told = bool(learned) or (bool(changed) and not known.taken_over)
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
-            self._commit(known, writer, messages(snapshot, full=bool(reasons)))
+            self._commit(known, writer, messages(snapshot, full=bool(why)))
             known.snapshot = snapshot
         known.taken_over = False
         self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
 
-    def _sums(self, known: Published, by_track: ByTrack) -> dict[str, Sums]:
-        """Sums of the track that decides, and nothing for arms that have none there: of the settings, or not written yet."""
-        names = sorted({*known.settings.arms, *(arm for arms in by_track.values() for arm in arms)})
-        return {arm: known.model.zero() for arm in names} | dict(by_track[known.meta.half_life_s])
+    def _standings(self, known: Published, by_track: ByTrack, controls: Mapping[str, Control]) -> dict[float, Roster]:
+        """By half-life, what a snapshot would be made of; an arm that has no sums there yet has such of no rows."""
+        names = [*known.settings.arms, *sorted({arm for arms in by_track.values() for arm in arms})]
+        return {track: roster(known.meta.models[track], sums, controls, arms=names) for track, sums in by_track.items()}
 
     def _build(
         self,
         name: str,
         known: Published,
-        sums: Mapping[str, Sums],
+        standing: Roster,
         place: Place,
         reasons: tuple[str, ...],
         changed: set[str] | None,
@@ -294,7 +308,7 @@ class Publisher:
         return build(
             name,
             model=known.model,
-            sums=sums,
+            sums=standing.sums,
             prior=known.prior,
             version=1 if known.snapshot is None else known.snapshot.version + 1,
             previous=known.snapshot,
@@ -308,10 +322,34 @@ class Publisher:
             offsets=place.offsets,
             changed=changed if known.model.timeless else None,
             read=partial(known.meta.read, now_ms=place.now_ms),
+            paused=standing.paused,
+            gone=standing.gone,
         )
+
+    def _control_held(self, name: str, known: Published, held: Snapshot, writer: Writer) -> None:
+        """A snapshot that is held stays what it is, apart from which of its arms may be shown."""
+        controls, _ = self._controls.take(name)
+        standing = roster(known.model, {arm: known.model.zero() for arm in held.names}, controls, arms=())
+        standing = replace(standing, sums={arm: one for arm, one in standing.sums.items() if arm in held.names})
+        if (standing.paused, standing.gone) == (held.paused, held.gone):
+            return
+        snapshot = republish(
+            held,
+            version=held.version + 1,
+            parent=held.version,
+            time_ms=int(time.time() * 1000),
+            reasons=(*(why for why in held.reasons if why.startswith(HELD)), *reasons(controls, held, standing)),
+            paused=standing.paused,
+            gone=standing.gone,
+        )
+        writer.commit(messages(snapshot, full=True))
+        known.snapshot = snapshot
+        self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
 
     def _meta(self, known: Published, sums: Mapping[str, Sums], now_ms: int) -> tuple[str, ...]:
         """Fit the prior when it is due: the interval has passed, or the data doubled. Returns the reasons in words."""
+        if not sums:
+            return ()
         count = sum(float(arm.count) for arm in sums.values())
         due = time.monotonic() - known.fitted_at >= self._settings.meta_interval_s
         if known.prior is not None and (count == known.fitted_count or not (due or count >= 2 * known.fitted_count)):
@@ -349,7 +387,18 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
     """Whether a snapshot says something that the one before does not; that it was made later does not count."""
     return bool(new.changed) or any(
         getattr(old, name) != getattr(new, name)
-        for name in ("prior", "explorer", "rates", "model", "dimension", "encoder", "offsets", "names")
+        for name in (
+            "prior",
+            "explorer",
+            "rates",
+            "model",
+            "dimension",
+            "encoder",
+            "offsets",
+            "names",
+            "paused",
+            "gone",
+        )
     )
 
 

@@ -41,6 +41,7 @@ class TopicNames:
     history: str
     feedback: str
     dead_letters: str
+    controls: str
 
 
 class Settings(BaseSettings):
@@ -187,6 +188,7 @@ class Settings(BaseSettings):
             history=self.topic("policies-history"),
             feedback=self.topic("feedback"),
             dead_letters=self.topic("dead-letters"),
+            controls=self.topic("controls"),
         )
 
     @property

@@ -109,9 +109,13 @@ def _republished(settings: Settings, policy: str, old: Snapshot | None, version:
             version=newest.version + 1,
             parent=newest.version,
             time_ms=int(time.time() * 1000),
-            reason="released: the publisher goes on"
-            if old is None
-            else f"{HELD}rolled back to version {version}; version 0 releases it",
+            reasons=(
+                "released: the publisher goes on"
+                if old is None
+                else f"{HELD}rolled back to version {version}; version 0 releases it",
+            ),
+            paused=newest.paused,
+            gone=newest.gone,
         )
         writer.commit(messages(snapshot, full=True))
     finally:
@@ -170,5 +174,7 @@ def _plain(snapshot: Snapshot) -> dict[str, Any]:
         "rates": snapshot.rates,
         "reasons": list(snapshot.reasons),
         "offsets": {str(number): next_ for number, next_ in snapshot.offsets.items()},
+        "paused": list(snapshot.paused),
+        "gone": list(snapshot.gone),
         "arms": arms,
     }

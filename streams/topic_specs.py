@@ -69,6 +69,7 @@ def specs(settings: Settings) -> tuple[TopicSpec, ...]:
         replace(side(names.history, 1), max_message_bytes=LARGE),
         replace(side(names.feedback, partitions), max_message_bytes=LARGE),
         replace(side(names.dead_letters, 1), max_message_bytes=LARGE),
+        compact(names.controls, 1),
         TopicSpec(name=leader_topic(settings), cleanup="delete", partitions=1),
     )
 

@@ -32,6 +32,13 @@ COMMANDS = [
     ("policy", "rollback"),
     ("policy", "sums"),
     ("policy", "explain"),
+    ("arm", "add"),
+    ("arm", "pause"),
+    ("arm", "resume"),
+    ("arm", "remove"),
+    ("arm", "rename"),
+    ("arm", "reset"),
+    ("arm", "list"),
     ("config", "show"),
     ("config", "check"),
 ]
@@ -76,6 +83,8 @@ def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
         ["policy", "rollback", "home", "1"],
         ["policy", "sums", "home", "--json"],
         ["policy", "explain", "home", "--vector", "1,2"],
+        ["arm", "pause", "home", "a"],
+        ["arm", "list", "home", "--json"],
         ["replay", "LOG", "--policy", "home"],
     ],
     ids=" ".join,
@@ -159,7 +168,7 @@ def test_topics_are_created_and_checked(both_brokers: str, prefix: str, capsys: 
         assert f"created  {prefix}impressions" in capsys.readouterr().out
         assert cli.run(["topics", "create", "--json", *where]) == 0
         again: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert (again["created"], len(again["existing"]), again["problems"]) == ([], 8, [])
+        assert (again["created"], len(again["existing"]), again["problems"]) == ([], 9, [])
         assert cli.run(["topics", "check", *where]) == 0
         assert cli.run(["config", "check", *where]) == 0
         patch.setenv("CLICKLOOP_PARTITIONS", "5")

@@ -114,6 +114,7 @@ def settings(bootstrap: str, prefix: str) -> Settings:
 def leading(settings: Settings, world: World) -> Iterator[Publisher]:
     publisher = Publisher(settings, metrics=Metrics(CollectorRegistry()), leads=lambda: True)
     publisher._posteriors = world  # type: ignore[assignment]
+    asyncio.run(publisher.follow())
     try:
         yield publisher
     finally:

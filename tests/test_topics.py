@@ -33,7 +33,8 @@ def test_specs_pair_the_inputs() -> None:
     settings = settings_at("127.0.0.1:1", "x-", partitions=7)
     found = {spec.name: spec for spec in topics.specs(settings)}
     assert {found[f"x-{name}"].partitions for name in ("impressions", "clicks", "posteriors")} == {7}
-    assert {spec.name for spec in found.values() if spec.cleanup == "compact"} == {"x-posteriors", "x-policies"}
+    compacted = {spec.name for spec in found.values() if spec.cleanup == "compact"}
+    assert compacted == {"x-posteriors", "x-policies", "x-controls"}
     assert leader_topic(settings) == "x-clickloop-publisher-__assignor-__leader"
     assert found[leader_topic(settings)].partitions == 1
 
@@ -103,7 +104,7 @@ def test_a_topic_that_cannot_be_created_is_told(both_brokers: str, prefix: str) 
     """More replicas than brokers is an error for every topic, and nothing is created."""
     report = topics.create(settings_at(both_brokers, prefix, replication=3))
     assert report.created == ()
-    assert len([problem for problem in report.problems if "3 replicas" in problem.what and problem.error]) == 8
+    assert len([problem for problem in report.problems if "3 replicas" in problem.what and problem.error]) == 9
 
 
 class Refusing:
@@ -126,7 +127,7 @@ def test_refused_topic_settings_are_left_out_with_a_warning() -> None:
     admin = Refusing()
     created, problems = topics._create_missing(admin, list(topics.specs(settings)), settings)
     assert created == admin.made
-    assert len(created) == 8
+    assert len(created) == 9
     assert {problem.error for problem in problems} == {False}
     assert "Unknown topic config" in problems[0].what
 

@@ -92,7 +92,7 @@ def test_an_arm_of_another_model_is_refused() -> None:
 def test_republishing_is_the_old_policy_under_a_new_version() -> None:
     """Every arm is written anew, since compaction may have dropped the old records."""
     one, second = two()
-    back = republish(one, version=3, parent=2, time_ms=7, reason="rollback")
+    back = republish(one, version=3, parent=2, time_ms=7, reasons=("rollback",), paused=(), gone=())
     assert np.array_equal(law(back, X), law(one, X))
     assert not np.array_equal(law(back, X), law(second, X))
     assert (back.version, back.parent, back.reasons) == (3, 2, ("rollback",))
@@ -105,7 +105,7 @@ def test_a_version_never_comes_twice(version: int, parent: int | None) -> None:
     """Neither in building nor in rolling back."""
     one, _ = two()
     with pytest.raises(ValueError, match=f"version = {version}"):
-        republish(one, version=version, parent=parent, time_ms=7, reason="rollback")
+        republish(one, version=version, parent=parent, time_ms=7, reasons=("rollback",), paused=(), gone=())
     model = make_model("linear", dimension=3)
     with pytest.raises(ValueError, match="version = 1: must be above"):
         build("front", model=model, sums={}, prior=PRIOR, version=1, previous=one, time_ms=0, now_ms=0)

@@ -12,6 +12,7 @@ import pytest
 
 from policies.prior import AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.snapshot_records import (
+    LATER,
     BetaArm,
     Head,
     LinearArm,
@@ -210,7 +211,7 @@ def test_rates_that_a_later_writer_adds_are_passed_over() -> None:
 def test_the_checksum_covers_every_field() -> None:
     """Each field of head and arm changes it, and a field without an example here fails."""
     whole = checksum(HEAD, {"a": LINEAR})
-    assert {field.name for field in fields(Head)} - set(OTHERS) == {"arms", "checksum"}
+    assert {field.name for field in fields(Head)} - set(OTHERS) == {"arms", "checksum", *LATER}
     for name, value in OTHERS.items():
         assert checksum(replace(HEAD, **{name: value}), {"a": LINEAR}) != whole, name
     halves = np.array([0.25], np.float32)
