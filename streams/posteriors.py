@@ -44,7 +44,7 @@ class Posteriors:
         self._sums: dict[str, dict[float, dict[str, dict[int, Sums]]]] = _by_track(tracks)
         self._merged: dict[str, dict[float, dict[str, Sums]]] = _by_track(tracks)
         self._changed: dict[str, set[tuple[float, str]]] = {policy: set() for policy in tracks}
-        self._uncommitted: dict[int, list[tuple[str, float, str, dict[str, Any]]]] = {}
+        self._uncommitted: dict[int, list[tuple[str, float, str, dict[str, Any] | None]]] = {}
         self._place = Place()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="posteriors", daemon=True)
@@ -73,32 +73,39 @@ class Posteriors:
         with self._lock:
             changed, self._changed[policy] = self._changed[policy], set()
             parts = {
-                (track, arm): [sums for _, sums in sorted(self._sums[policy][track][arm].items())]
+                (track, arm): [sums for _, sums in sorted(self._sums[policy][track].get(arm, {}).items())]
                 for track, arm in changed
             }
             offsets = {number: dict(next_) for number, next_ in self._place.offsets.items()}
             place = Place(dict(self._place.watermark_ms), offsets, self._place.now_ms)
         merged = self._merged[policy]
         for (track, arm), sums in parts.items():
-            merged[track][arm] = reduce(self._tracks[policy][track].merge, sums)
+            merged[track].pop(arm, None)
+            if sums:  # else every partition's part has expired
+                merged[track][arm] = reduce(self._tracks[policy][track].merge, sums)
         in_order = {track: dict(sorted(arms.items())) for track, arms in merged.items()}
         return in_order, {arm for _, arm in changed}, place
 
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""
-        if key is None or value is None:
+        if key is None:
             return
         policy, number, arm, track = read_key(key)
-        record = msgspec.msgpack.decode(value)
+        record = None if value is None else msgspec.msgpack.decode(value)
         if policy is not None and arm is not None:
             if policy in self._tracks:
                 track = next(iter(self._tracks[policy])) if track is None else track
                 self._uncommitted.setdefault(partition, []).append((policy, track, arm, record))
             return
+        if record is None:
+            return
         with self._lock:
             for name, of, one, sums in self._uncommitted.pop(partition, ()):
                 model = self._tracks[name].get(of)
-                if model is not None:
+                if model is not None and sums is None:
+                    self._sums[name][of].get(one, {}).pop(number, None)
+                    self._changed[name].add((of, one))
+                elif model is not None and sums is not None:
                     self._sums[name][of].setdefault(one, {})[number] = model.decode(sums)
                     self._changed[name].add((of, one))
             self._place.offsets[number] = record["offsets"]

@@ -24,6 +24,7 @@ def rules(settings: Settings) -> Rules:
         },
         ladders={name: tracks(policy) for name, policy in policies.items() if policy.half_lives_s},
         checkpoint_bytes=settings.checkpoint_bytes,
+        expire_ms={name: round(policy.expire_s * 1000) for name, policy in policies.items() if policy.expire_s},
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )

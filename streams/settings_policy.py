@@ -90,6 +90,10 @@ class PolicySettings(BaseModel):
     unit_window_s: Annotated[float, Field(ge=1, le=TEN_YEARS_S, allow_inf_nan=False)] = Field(
         3600.0, description="seconds of event time of which each stretch counts by itself for unit_limit"
     )
+    expire_s: Seconds = Field(
+        0.0,
+        description="seconds of event time after an arm's last impression when its sums are dropped; 0 keeps them for ever",
+    )
     explorer: Literal["thompson", "ucb", "epsilon-greedy", "softmax", "squarecb", "explore-first", "uncertainty"] = (
         Field("thompson", description="how arms are chosen")
     )
@@ -228,6 +232,15 @@ class PolicySettings(BaseModel):
             raise ValueError(
                 f"intercept = {self.intercept}: must be below dimension = {self.dimension}; "
                 "name the index of the context's constant or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expiry_is_longer_than_the_window(self) -> Self:
+        if 0 < self.expire_s < self.kept_s:
+            raise ValueError(
+                f"expire_s = {self.expire_s}: must be 0 (never) or at least window_s + grace_s = {self.kept_s}, "
+                "because clicks on the arm's last impressions still come; set more"
             )
         return self
 

@@ -67,7 +67,8 @@ class Rules:
 
     ``models``: of each policy, that of its first half-life. ``ladders``: of the policies with several, the model of each.
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
-    in one checkpoint may take; the rest follows in the next ones. ``blocks``: memory and files for pending rows.
+    in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
+    how long. ``blocks``: memory and files for pending rows.
     """
 
     decoder: Decoder
@@ -78,6 +79,7 @@ class Rules:
     feature_limit: Mapping[str, float] = field(default_factory=dict)
     ladders: Mapping[str, Tracks] = field(default_factory=dict)
     checkpoint_bytes: int = CHECKPOINT_BYTES
+    expire_ms: Mapping[str, int] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
 
     @property
@@ -107,7 +109,7 @@ class PartitionState:
         self.number = number
         self.rules = rules
         self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks)
-        self.table = Table(rules.tracks)
+        self.table = Table(rules.tracks, expire_ms=rules.expire_ms)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
         self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0, "limited": 0}
@@ -277,6 +279,7 @@ class PartitionState:
         """End the present cut."""
         for policy in list(self._gathered):
             self._flush(policy)
+        self.table.expire(self.join.watermark, {name: window.hold_ms for name, window in self.rules.windows.items()})
         self._cuts.add(self.cut())
 
     def cut(self) -> Cut:
@@ -327,9 +330,15 @@ class PartitionState:
 
     def _arm_records(self) -> Iterator[Message]:
         offsets = {"offsets": dict(self.positions)}
-        for (policy, track, arm), value in self.table.write(self.rules.checkpoint_bytes, offsets):
-            first = next(iter(self.table.tracks[policy]))
-            yield Message("posteriors", sums_key(policy, self.number, arm, None if track == first else track), value)
+        for entry in self.table.buried():
+            yield Message("posteriors", self._key(entry), None)
+        for entry, value in self.table.write(self.rules.checkpoint_bytes, offsets):
+            yield Message("posteriors", self._key(entry), value)
+
+    def _key(self, entry: Entry) -> bytes:
+        policy, track, arm = entry
+        first = next(iter(self.table.tracks[policy]))
+        return sums_key(policy, self.number, arm, None if track == first else track)
 
     def _feedback(self) -> Iterator[Message]:
         arms, slots = self.rules.decoder.arms, self.rules.decoder.slots

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from policies.batch import Batch
+from policies.expiry import admit, expired
 from policies.model import Model, Sums
 
 Tracks = Mapping[float, Model]
@@ -31,8 +32,13 @@ class Entry(NamedTuple):
 class Table:
     """Sums of one partition. ``tracks`` by policy; ``sums[policy][track][arm]`` is read by others and changed here only."""
 
-    def __init__(self, tracks: Mapping[str, Tracks]) -> None:
+    def __init__(self, tracks: Mapping[str, Tracks], *, expire_ms: Mapping[str, int] | None = None) -> None:
         self.tracks = tracks
+        self.expire_ms = expire_ms or {}
+        self.floors: dict[Entry, int] = {}
+        """Of the arms that came back after they had expired: up to which event time their rows do not count (policies/expiry.py)."""
+        self.dropped: set[Entry] = set()
+        """Entries whose sums have expired, until their tombstones are written."""
         self.sums: dict[str, dict[float, dict[str, Sums]]] = {
             policy: {track: {} for track in models} for policy, models in tracks.items()
         }
@@ -45,15 +51,44 @@ class Table:
         """Add a batch to every track. ``cut``: number of the last cut; ``only``: by track, which of the batch's arms to add to."""
         for track, model in self.tracks[policy].items():
             part = batch if only is None else of_arms(batch, only[track])
-            sums = self.sums[policy][track]
+            sums, part = self._admitted(policy, track, part)
             self.sums[policy][track] = model.update(sums, part)
             for arm in touched(part):
                 self.unwritten.setdefault(Entry(policy, track, arm), cut)
+
+    def _admitted(self, policy: str, track: float, batch: Batch) -> tuple[dict[str, Sums], Batch]:
+        """The sums and the rows that count, once arms that came back have lost what they had before."""
+        sums, expire_ms = self.sums[policy][track], self.expire_ms.get(policy, 0)
+        if expire_ms == 0:
+            return sums, batch
+        floors = {arm: floor for (of, at, arm), floor in self.floors.items() if (of, at) == (policy, track)}
+        left = admit(sums, floors, batch, expire_ms=expire_ms)
+        for arm, floor in left.floors.items():
+            self.floors[Entry(policy, track, arm)] = floor
+        return {arm: one for arm, one in sums.items() if arm not in left.floors}, left.batch
+
+    def expire(self, watermark_ms: int | None, hold_ms: Mapping[str, int]) -> None:
+        """Drop the sums that nothing to come can count with. ``hold_ms`` by policy."""
+        for policy, expire_ms in self.expire_ms.items():
+            for track, sums in self.sums[policy].items():
+                late = expired(sums, watermark_ms=watermark_ms, expire_ms=expire_ms, hold_ms=hold_ms[policy])
+                for entry in (Entry(policy, track, arm) for arm in late):
+                    del sums[entry.arm]
+                    self.floors.pop(entry, None)
+                    self.unwritten.pop(entry, None)
+                    self.dropped.add(entry)
+
+    def buried(self) -> list[Entry]:
+        """Entries that a tombstone is to be written for, once each; those that came back meanwhile are among `unwritten`."""
+        found, self.dropped = sorted(self.dropped), set()
+        return found
 
     def put(self, entry: Entry, record: Mapping[str, Any]) -> None:
         """Take sums from their record. Raises RecordError if they cannot be used."""
         model = self.tracks[entry.policy][entry.track]
         self.sums[entry.policy][entry.track][entry.arm] = model.decode(record)
+        if record.get("floor_ms") is not None:
+            self.floors[entry] = record["floor_ms"]
 
     def write(self, budget_bytes: int, more: Mapping[str, Any]) -> Iterator[tuple[Entry, bytes]]:
         """Records of the entries that have waited longest, at least one, until they fill the budget; with ``more`` in each."""
@@ -63,7 +98,8 @@ class Table:
                 return
             policy, track, arm = entry
             sums = self.sums[policy][track][arm]
-            value = msgspec.msgpack.encode({**self.tracks[policy][track].encode(sums), **more})
+            floor = {"floor_ms": self.floors[entry]} if entry in self.floors else {}
+            value = msgspec.msgpack.encode({**self.tracks[policy][track].encode(sums), **more, **floor})
             del self.unwritten[entry]
             left -= len(value)
             yield entry, value

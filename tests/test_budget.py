@@ -57,7 +57,9 @@ class Committed:
         found = [message for message in messages if message.topic == "posteriors"]
         self.sums_bytes.append(sum(len(message.value or b"") for message in found[:-1]))
         for message in found:
-            self.records[message.key or b""] = message.value or b""
+            self.records.pop(message.key or b"", None)
+            if message.value is not None:
+                self.records[message.key or b""] = message.value
 
     @property
     def checkpoint(self) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
         ({"epsilon": 1.5}, ["epsilon = 1.5", "less than or equal to 1"]),
         ({"epsilon": -0.1}, ["epsilon = -0.1"]),
         ({"matured_share": 2}, ["matured_share = 2"]),
+        ({"expire_s": 60}, ["expire_s = 60.0", "at least window_s + grace_s = 660.0"]),
         ({"alpha": -1}, ["alpha = -1", "0 is greedy"]),
         ({"outcomes": {}}, ["policies.home: outcomes = {}", "at least one kind"]),
         ({"outcomes": {"": 1.0}}, ["empty string"]),
