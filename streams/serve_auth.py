@@ -75,7 +75,9 @@ class Gate:
             raise BadRequest("the bearer token is not one that is allowed; see the setting serve_tokens", status=401)
         if scope not in found.scopes:
             allowed = ", ".join(sorted(found.scopes - {"read"})) or "reading"
-            raise BadRequest(f"the token of {found.name!r} allows {allowed}; this needs the scope {scope!r}", status=403)
+            raise BadRequest(
+                f"the token of {found.name!r} allows {allowed}; this needs the scope {scope!r}", status=403
+            )
         return found.name
 
 

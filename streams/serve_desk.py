@@ -228,4 +228,3 @@ class Desk:
         if not arms:
             raise BadRequest(f"policy {policy!r} has no snapshot and no arms in the settings; give `candidates`")
         return tuple(arms)
-

@@ -54,7 +54,9 @@ class Once:
         kept = self._answers.get(key)
         if kept is not None:
             if kept.asked != asked:
-                raise BadRequest(f"idempotency key {key!r} came with another body before; use a key for one request only")
+                raise BadRequest(
+                    f"idempotency key {key!r} came with another body before; use a key for one request only"
+                )
             return await asyncio.shield(kept.answer), True
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._answers[key] = _Kept(asked, self._clock() + self._kept_s, future)
