@@ -254,16 +254,16 @@ class Service:
 
     # -- what is there
 
-    async def _policies(self, call: Call) -> tuple[int, bytes]:
+    async def _policies(self, _: Call) -> tuple[int, bytes]:
         return 200, _ENCODE({"policies": policies(self._settings, self._source)})
 
-    async def _openapi(self, call: Call) -> tuple[int, bytes]:
+    async def _openapi(self, _: Call) -> tuple[int, bytes]:
         return 200, self._description
 
-    async def _livez(self, call: Call) -> tuple[int, bytes]:
+    async def _livez(self, _: Call) -> tuple[int, bytes]:
         return 200, _ENCODE({"status": "alive"})
 
-    async def _readyz(self, call: Call) -> tuple[int, bytes]:
+    async def _readyz(self, _: Call) -> tuple[int, bytes]:
         well, words = self._ready()
         return (200, _ENCODE({"status": words})) if well else (503, problem(503, words))
 

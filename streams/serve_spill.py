@@ -7,7 +7,6 @@ the learner counts a decision's slot and an outcome's id once.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -103,5 +102,5 @@ class Spill:
         """The events of that file have reached Kafka: it goes."""
         with self._lock:
             size = path.stat().st_size
-            os.unlink(path)
+            path.unlink()
             self._bytes -= size

@@ -137,14 +137,14 @@ async def start(service: Service, settings: Settings, bound: socket.socket) -> w
     def request(
         message: RawRequestMessage,
         payload: StreamReader,
-        protocol: web.RequestHandler[web.BaseRequest],
+        protocol: web.RequestHandler,
         writer: object,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         loop = asyncio.get_running_loop()
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)  # type: ignore[arg-type]
 
-    server = web.Server(service.handle, request_factory=request, access_log=None, keepalive_timeout=75.0)  # type: ignore[arg-type]
+    server = web.Server(service.handle, request_factory=request, access_log=None, keepalive_timeout=75.0)
     runner = web.ServerRunner(server, shutdown_timeout=settings.serve_drain_s / 2)
     await runner.setup()
     await web.SockSite(runner, bound, backlog=BACKLOG).start()
