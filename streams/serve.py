@@ -99,6 +99,8 @@ class _Herd:
             while self._processes:
                 wait([process.sentinel for process, _ in self._processes.values()], timeout=0.5)
                 codes += self._ended()
+                if self._ending:
+                    self._end()  # again: one that was being started when the signal came has not heard it
         finally:
             self._end()
             for process, _ in self._processes.values():
@@ -121,7 +123,7 @@ class _Herd:
                 continue
             del self._processes[number]
             if self._ending:
-                codes.append(process.exitcode)
+                codes.append(0 if process.exitcode == -signal.SIGTERM else process.exitcode)  # it did not serve yet
                 continue
             self._early[number] = self._early[number] + 1 if time.monotonic() - since < EARLY_S else 0
             if self._early[number] >= ATTEMPTS:
