@@ -179,6 +179,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each run of wrk")
+    parser.add_argument("--codec", default="columns", help="how impressions are written: json, msgpack, columns")
     parser.add_argument("--json", action="store_true", help="print all numbers as one JSON object on the last line")
     asked = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -205,6 +206,7 @@ def main() -> None:
                 metrics_port=0,
                 serve_queue_rows=1_000_000,
                 log_level="error",
+                serve_codec=asked.codec,
             )
             published(settings, env, explorer)
             url = f"http://127.0.0.1:{settings.serve_port}/v1/decisions"

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     serve_log_impressions: Literal["before", "after", "none"] = Field(
         "before", description="whether impressions are queued before the answer, after it, or logged by the caller"
     )
-    serve_codec: Literal["json", "msgpack", "columns"] = Field("msgpack", description="how serve writes events")
+    serve_codec: Literal["json", "msgpack", "columns"] = Field("columns", description="how serve writes events")
     serve_queue_rows: int = Field(100_000, ge=1, le=10_000_000, description="events that wait for Kafka at most")
     serve_spill_dir: Path | None = Field(
         None, description="folder for events that find no room; unset refuses the request with 503 instead"

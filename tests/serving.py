@@ -138,7 +138,7 @@ class Serving:
         return self.metrics.registry.get_sample_value("clickloop_serve_events_total", {"what": what}) or 0.0
 
     def call(
-        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, **headers: str
+        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, **headers: Any
     ) -> tuple[int, dict[str, str], Any]:
         """Status, headers and decoded body of one request; `raw` goes as it is."""
         sent = raw if raw is not None else None if body is None else json.dumps(body).encode()
@@ -151,7 +151,7 @@ class Serving:
         finally:
             connection.close()
 
-    def decide(self, body: Any = None, **headers: str) -> Any:
+    def decide(self, body: Any = None, **headers: Any) -> Any:
         """The answer to a decision that must succeed."""
         status, _, answer = self.call("POST", "/v1/decisions", ASK if body is None else body, **headers)
         assert status == 200, answer

@@ -24,6 +24,7 @@ COMMANDS = [
     ("demo",),
     ("worker",),
     ("replay",),
+    ("serve",),
     ("topics", "create"),
     ("topics", "check"),
     ("policy", "show"),

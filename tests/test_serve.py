@@ -248,7 +248,7 @@ def test_without_a_token_of_the_scope_nothing_changes(path: str, authorization: 
     """Each write needs its own scope; who lacks it gets 401 or 403, and no event is taken."""
     body = ASK if path == "/v1/decisions" else {"decision_id": "d", "slot": "s"}
     with Serving(Kafka(snapshot(1)), serve_tokens=TOKENS) as serving:
-        headers = {} if authorization is None else {"Authorization": authorization}
+        headers: dict[str, Any] = {} if authorization is None else {"Authorization": authorization}
         status, sent, answer = serving.call("POST", path, body, **headers)
         assert status == wanted
         assert ("WWW-Authenticate" in sent) == (wanted == 401)

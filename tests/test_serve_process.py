@@ -42,10 +42,11 @@ def free_port() -> int:
 class Served:
     """A `clickloop serve` of a test's own."""
 
-    def __init__(self, loop: Loop, *options: str) -> None:
+    def __init__(self, loop: Loop, *options: str, codec: str = "columns") -> None:
         self.port = free_port()
         self.log = loop.folder / f"serve-{self.port}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CLICKLOOP_")}
+        environment["CLICKLOOP_SERVE_CODEC"] = codec
         command = [
             sys.executable,
             "-c",
@@ -108,7 +109,7 @@ def produced(loop: Loop, topic: str) -> list[dict[str, Any]]:
             low, high = bounds(consumer, topic, partition, timeout_s=10)
             if high > low:
                 for batch in read(consumer, topic, partition, low, None, timeout_s=10):
-                    rows += [msgspec.msgpack.decode(record.value) for record in batch]
+                    rows += [msgspec.msgpack.decode(record.value or b"") for record in batch]
     return rows
 
 
@@ -119,7 +120,8 @@ def test_clicks_over_http_make_better_decisions_over_http(loop: Loop) -> None:
     rng = np.random.default_rng(0)
     with Served(loop) as served:
         served.wait("/readyz")
-        shares, asks = [], [{"policy": "front", "slot": "top", "context": [1.0, 0.5]}] * 100
+        shares: list[float] = []
+        asks = [{"policy": "front", "slot": "top", "context": [1.0, 0.5]}] * 100
         until = time.monotonic() + 25
         while time.monotonic() < until and not (shares and shares[-1] > 0.8):
             status, answers = served.call("POST", "/v1/decisions", asks)
@@ -143,7 +145,7 @@ def test_clicks_over_http_make_better_decisions_over_http(loop: Loop) -> None:
 
 def test_an_end_in_the_midst_of_requests_loses_none_that_was_answered(loop: Loop) -> None:
     """SIGTERM to two processes under load: exit code 0, and every decision that was answered is in the topic."""
-    with Served(loop, "--workers", "2") as served:
+    with Served(loop, "--workers", "2", codec="msgpack") as served:
         served.wait("/livez")
         answered: list[str] = []
 
