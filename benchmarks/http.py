@@ -114,7 +114,7 @@ def bare(port: int) -> None:
 def service(settings: Settings) -> None:
     """One serving process."""
     pin()
-    sys.exit(run(settings, listen("127.0.0.1", settings.serve_port), 0))
+    sys.exit(run(settings, listen("127.0.0.1", settings.listen_port), 0))
 
 
 def pin() -> None:
@@ -202,15 +202,15 @@ def main() -> None:
                 prefix=f"{explorer}-",
                 partitions=2,
                 policies={"front": policy},
-                serve_port=free_port(),
+                listen_port=free_port(),
                 metrics_port=0,
                 serve_queue_rows=1_000_000,
                 log_level="error",
                 serve_codec=asked.codec,
             )
             published(settings, env, explorer)
-            url = f"http://127.0.0.1:{settings.serve_port}/v1/decisions"
-            with running(service, settings, settings.serve_port, "/readyz") as pid:
+            url = f"http://127.0.0.1:{settings.listen_port}/v1/decisions"
+            with running(service, settings, settings.listen_port, "/readyz") as pid:
                 found = measured(pid, url, folder, seconds=asked.seconds)
             show(explorer, found)
             numbers |= {f"requests_per_s{suffix}": found.pop("rate")}

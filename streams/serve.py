@@ -54,13 +54,13 @@ def run_serve(settings: Settings, *, workers: int, no_auth: bool) -> int:
         )
     tokens = settings.serve_tokens
     if Gate(None if tokens is None else tokens.get_secret_value()).open and not (
-        no_auth or loopback(settings.serve_host)
+        no_auth or loopback(settings.listen_host)
     ):
         raise SettingsError(
-            f"serve_host = {settings.serve_host!r}: without serve_tokens everybody who reaches it could write; set serve_tokens, "
+            f"listen_host = {settings.listen_host!r}: without serve_tokens everybody who reaches it could write; set serve_tokens, "
             "listen on 127.0.0.1, or say --no-auth where something in front checks who asks"
         )
-    bound = listen(settings.serve_host, settings.serve_port)
+    bound = listen(settings.listen_host, settings.listen_port)
     if workers == 1:
         return run(settings, bound, 0)
     with bound:  # bound and not listening: it keeps the port, and gets no connection
@@ -83,7 +83,7 @@ class _Herd:
     """Processes that are started, watched, and ended together."""
 
     def __init__(self, settings: Settings, port: int, workers: int) -> None:
-        self._settings = settings.model_copy(update={"serve_port": port})
+        self._settings = settings.model_copy(update={"listen_port": port})
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, tuple[SpawnProcess, float]] = {}
         self._early: dict[int, int] = dict.fromkeys(range(workers), 0)
@@ -147,4 +147,4 @@ def _child(settings: Settings, number: int, parent: int) -> None:
     if os.getppid() != parent:
         sys.exit("the parent has ended")
     logs.configure(settings)
-    sys.exit(run(settings, listen(settings.serve_host, settings.serve_port), number))
+    sys.exit(run(settings, listen(settings.listen_host, settings.listen_port), number))

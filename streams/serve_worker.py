@@ -60,8 +60,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise OSError(
-            f"serve cannot listen on {host}:{port} ({error.strerror or error}); set serve_port to another port, or to 0 for any "
-            "free one, and serve_host to an address of this machine"
+            f"serve cannot listen on {host}:{port} ({error.strerror or error}); set listen_port to another port, or to 0 for any "
+            "free one, and listen_host to an address of this machine"
         ) from error
     return bound
 

@@ -85,8 +85,9 @@ class Settings(BaseSettings):
     snapshot_max_age_s: Interval | None = Field(None, description="age from which a client falls back; unset is never")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="how a line of the log looks")
-    serve_host: str = Field("127.0.0.1", min_length=1, description="address that serve listens on; 0.0.0.0 for all")
-    serve_port: int = Field(8464, ge=0, le=65_535, description="port of serve; 0 takes any free one")
+    # Not serve_host, serve_port: Kubernetes sets CLICKLOOP_SERVE_PORT for a service named clickloop-serve.
+    listen_host: str = Field("127.0.0.1", min_length=1, description="address that serve listens on; 0.0.0.0 for all")
+    listen_port: int = Field(8464, ge=0, le=65_535, description="port of serve; 0 takes any free one")
     serve_tokens: SecretStr | None = Field(
         None, description="bearer tokens, a line NAME SCOPES TOKEN for each; better in secrets_dir"
     )

@@ -275,8 +275,8 @@ def test_tokens_do_not_print_and_wrong_ones_are_refused_at_start() -> None:
 
 def test_without_tokens_only_this_machine_is_served() -> None:
     """An address that others reach is refused at start, unless it is asked for."""
-    settings = Settings(policies={"front": {"dimension": 2}}, serve_host="0.0.0.0")  # noqa: S104 - it is refused
-    with pytest.raises(SettingsError, match=r"serve_host = '0.0.0.0'.*--no-auth"):
+    settings = Settings(policies={"front": {"dimension": 2}}, listen_host="0.0.0.0")  # noqa: S104 - it is refused
+    with pytest.raises(SettingsError, match=r"listen_host = '0.0.0.0'.*--no-auth"):
         run_serve(settings, workers=1, no_auth=False)
 
 
