@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streams import logs
 from streams.events import Outcome
-from streams.serve_desk import Desk, Job, Made
+from streams.serve_desk import Desk, Job, Made, Reason
 from streams.serve_log import NoRoom
 from streams.serve_messages import Ask, BadRequest, asks, reports
 from streams.serve_once import Once, numbers
@@ -95,6 +95,8 @@ class Service:
         self._kinds = {kind for policy in settings.policies.values() for kind in policy.outcomes}
         self._description = _ENCODE(description())
         self._counters: dict[tuple[str, int], Any] = {}
+        reasons = (None, *get_args(Reason))
+        self._made = {reason: metrics.decisions.labels(by=reason or "policy") for reason in reasons}
         self.requests = 0  # being answered now
         self.routes: dict[str, dict[str, Route]] = {
             "/v1/decisions": {"POST": Route(self._decisions, "decide")},
@@ -203,7 +205,7 @@ class Service:
         elif logged == "after":  # the loop's next turn: by then the answer is with the socket
             asyncio.get_running_loop().call_soon(self._journal.write, decisions)
         for one in made:
-            self._metrics.decisions.labels(by=one.reason or "policy").inc()
+            self._made[one.reason].inc()
         answers = [one.answer(context=logged == "none") for one in made]
         return _ENCODE(answers if many else answers[0])
 

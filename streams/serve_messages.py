@@ -47,7 +47,7 @@ class BadRequest(ValueError):  # noqa: N818 - reads as what it says
         self.status = status
 
 
-class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One decision that is asked for: arms for a slot, or for several of one page, no arm twice."""
 
     policy: Name
@@ -73,7 +73,7 @@ class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return slots
 
 
-class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now."""
 
     decision_id: Name
@@ -84,7 +84,7 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ts: Time | None = None
 
 
-class Shown(Struct, frozen=True, kw_only=True):
+class Shown(Struct, frozen=True, kw_only=True, gc=False):
     """The arm of a slot. All three are null where no candidate was left for it."""
 
     slot: str
@@ -93,7 +93,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     propensity_kind: str | None
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
 
     `context` is there only where the service does not log impressions: who logs them needs what was decided from.

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 BACKLOG = 1024
+GARBAGE = 20_000
+"""Objects between two looks for garbage: requests make no cycles, and a look takes time from whoever waits."""
+
 SILENT_S = 10.0
 """Seconds in which nothing of what waits is delivered, after which the brokers count as gone."""
 
@@ -122,6 +125,7 @@ async def _serve(settings: Settings, bound: socket.socket, number: int) -> int:
     with serve_metrics(metrics, host=settings.metrics_host, port=port, live=_alive, ready=brokers.ready):
         runner = await start(service, settings, bound)
         gc.freeze()
+        gc.set_threshold(GARBAGE, 20, 50)
         _log.info("serving", address="{}:{}".format(*bound.getsockname()[:2]), process=number)
         await stop.wait()
         brokers.draining = True
