@@ -20,6 +20,7 @@ from streams.serve_messages import Ask, BadRequest, asks, reports
 from streams.serve_once import Once, numbers
 from streams.serve_openapi import description
 from streams.serve_policies import policies
+from streams.serve_random import Randomness
 from streams.validation import AHEAD_MS
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Service:
         self._metrics = metrics
         self._ready = ready
         self._clock = clock
-        self._rng = np.random.default_rng() if rng is None else rng
+        self._random = Randomness(np.random.default_rng() if rng is None else rng)
         self._desk = Desk(settings, source, clock=clock, monotonic=time.monotonic)
         kept_s, most = settings.serve_idempotency_s, settings.serve_idempotency_keys
         self._once = Once(kept_s=kept_s, most=most, clock=time.monotonic)
@@ -217,7 +218,7 @@ class Service:
             except BadRequest as error:
                 raise BadRequest(f"decision {number}: {error}" if len(found) > 1 else str(error)) from error
             if key is None:
-                new_id, u = self._rng.bytes(16).hex(), self._rng.random(len(places))
+                new_id, u = self._random.name(), self._random.uniform(len(places))
             else:
                 new_id, u = numbers(f"{key}\n{number}", len(places))
             deadline_ms = self._settings.serve_deadline_ms if ask.deadline_ms is None else ask.deadline_ms

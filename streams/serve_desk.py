@@ -72,7 +72,7 @@ class Made:
     ts: int
 
     def decisions(self) -> list[Decision]:
-        """One for each slot that was filled, as they are logged."""
+        """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
         job = self.job
         return [
             Decision(
@@ -83,7 +83,7 @@ class Made:
                 propensity=one.propensity,
                 snapshot=self.snapshot,
                 context=job.x,
-                candidates=self.names,
+                candidates=(),
                 probabilities=None,
                 ts=self.ts,
                 unit=job.ask.unit,
