@@ -286,11 +286,11 @@ class _Collector:
         self._missing = count
         self._done = done
 
-    def place(self, number: int) -> Callable[[Made | BadRequest], None]:
-        def take(made: Made | BadRequest) -> None:
+    def place(self, number: int) -> Callable[[Made | Exception], None]:
+        def take(made: Made | Exception) -> None:
             if self._done.done():  # another decision of the list was refused, or nobody waits any more
                 return
-            if isinstance(made, BadRequest):
+            if isinstance(made, Exception):
                 self._done.set_exception(made)
                 return
             self._made[number] = made

@@ -57,7 +57,7 @@ class Job:
     decision_id: str
     u: FloatArray
     until: float
-    done: Callable[[Made | BadRequest], None]
+    done: Callable[[Made | Exception], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +196,10 @@ class Desk:
             else:
                 names = self._arms(policy, among, snapshot)
                 drawn = [uniform(len(names), job.u) for job in jobs]
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for ever
+            refused = isinstance(error, ValueError) and not isinstance(error, BadRequest)
             for job in jobs:
-                job.done(error if isinstance(error, BadRequest) else BadRequest(str(error)))
+                job.done(BadRequest(str(error)) if refused else error)
             return
         for job, one in zip(jobs, drawn, strict=True):
             job.done(Made(job, names, one, version, reason, ts))

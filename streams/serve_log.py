@@ -73,6 +73,7 @@ class Journal:
         self._count = count
         self._sender: Sender | None = None
         self._reserved = 0
+        self._open: dict[int, Decision | Outcome] = {}  # with a folder: what was sent and is not settled, by its id()
         self._stop = threading.Event()
         self._resending: _Resending | None = None
         self._thread: threading.Thread | None = None
@@ -102,9 +103,12 @@ class Journal:
         """Send events that room was reserved for."""
         self._reserved -= len(events)
         for event in events:
+            if self._spill is not None:
+                self._open[id(event)] = event
             try:
                 self._send(event, tag=event)
             except (QueueFull, NotDelivered) as error:
+                self._open.pop(id(event), None)
                 self._keep([event], str(error))
 
     def settled(self, delivery: Delivery) -> None:
@@ -113,17 +117,21 @@ class Journal:
         mine = [tag for tag in delivery.tags if isinstance(tag, _Resending)]
         if resending is not None and mine:
             resending.settled(len(mine), failed=delivery.error is not None)
+        if self._spill is not None:
+            for tag in delivery.tags:
+                self._open.pop(id(tag), None)
         if delivery.error is not None:
             self._keep([tag for tag in delivery.tags if isinstance(tag, Decision | Outcome)], delivery.error)
 
     def close(self, timeout_s: float) -> None:
-        """Deliver what is queued and stop. Raises NotDelivered if something is neither delivered nor on disk."""
+        """Deliver what is queued and stop. What is not delivered goes to disk; without a folder, NotDelivered."""
         self._stop.set()
         try:
             self._to().flush(timeout_s)
-        except NotDelivered:
-            if self._spill is None or self._to().stats.queued:
+        except NotDelivered as error:
+            if self._spill is None:
                 raise
+            self._keep(list(self._open.values()), str(error))
         finally:
             if self._thread is not None:
                 self._thread.join(timeout=5)

@@ -364,6 +364,36 @@ def test_what_was_taken_and_not_delivered_is_not_lost_silently(tmp_path: Path) -
             assert serving.counted(wanted) == 1
 
 
+def test_what_still_waits_at_the_end_goes_to_disk(tmp_path: Path) -> None:
+    """Of two events one was delivered when the brokers went: the other is on disk after the end, and only that."""
+    from streams.delivery import Delivery, NotDelivered
+
+    class Gone(Kafka):
+        def flush(self, timeout_s: float = 30.0) -> None:
+            raise NotDelivered("1 event is queued")
+
+    kafka, spill = Gone(None), Spill(tmp_path, most_bytes=1 << 22)
+    with Serving(kafka, spill=spill) as serving:
+        serving.call("POST", "/v1/outcomes", [{"decision_id": f"d{i}", "slot": "s"} for i in range(2)])
+        serving.journal.settled(Delivery(topic="t", partition=0, offset=1, tags=[kafka.tags[0]], error=None))
+    taken = spill.take()
+    assert taken is not None
+    assert [event.decision_id for event in taken[1]] == ["d1"]
+
+
+def test_a_bug_in_deciding_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw gives 500 and words, no request waits for ever, and no room stays reserved."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("streams.serve_desk.allocate", broken)
+    with Serving(Kafka(snapshot(1))) as serving:
+        status, _, answer = serving.call("POST", "/v1/decisions", ASK)
+        assert (status, "bug" in answer["error"]) == (500, True)
+        assert serving.journal._reserved == 0
+
+
 def test_spilled_files_outlive_the_process_and_a_cut_line(tmp_path: Path) -> None:
     """A later process takes the files over; a last line that was cut by a crash is left out."""
     from streams.events import Outcome
