@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from prometheus_client.exposition import choose_encoder
 
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from streams.metrics import Metrics
-
 Probe = Callable[[], tuple[bool, str]]
 """Tells whether all is well, and in words why or why not. Called in the server's threads: it must not block."""
 
 _CLIENT_TIMEOUT_S = 10.0
+
+
+class Registered(Protocol):
+    """Metrics of one process, of whatever kind, with the registry that has them."""
+
+    registry: CollectorRegistry
 
 
 class Server:
@@ -50,7 +54,7 @@ class Server:
         self.close()
 
 
-def serve(metrics: Metrics, *, host: str, port: int, live: Probe, ready: Probe) -> Server:
+def serve(metrics: Registered, *, host: str, port: int, live: Probe, ready: Probe) -> Server:
     """Listen on `host`:`port` (0 takes any free port) until the server is closed.
 
     `/metrics` is what Prometheus reads, `/livez` and `/readyz` answer 200 or 503 with the probe's words.

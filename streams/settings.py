@@ -96,6 +96,27 @@ class Settings(BaseSettings):
     snapshot_max_age_s: Interval | None = Field(None, description="age from which a client falls back; unset is never")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="how a line of the log looks")
+    # Not serve_host, serve_port: Kubernetes sets CLICKLOOP_SERVE_PORT for a service named clickloop-serve.
+    listen_host: str = Field("127.0.0.1", min_length=1, description="address that serve listens on; 0.0.0.0 for all")
+    listen_port: int = Field(8464, ge=0, le=65_535, description="port of serve; 0 takes any free one")
+    serve_tokens: SecretStr | None = Field(
+        None, description="bearer tokens, a line NAME SCOPES TOKEN for each; better in secrets_dir"
+    )
+    serve_deadline_ms: float = Field(50.0, gt=0, le=60_000, description="time for a decision that names none itself")
+    serve_max_requests: int = Field(512, ge=1, le=100_000, description="requests at a time; above it the answer is 429")
+    serve_max_body_bytes: int = Field(1_000_000, ge=1024, le=1 << 27, description="larger bodies are refused with 413")
+    serve_idempotency_s: Interval = Field(600.0, description="seconds that an idempotency key gives the same answer")
+    serve_idempotency_keys: int = Field(20_000, ge=1, le=10_000_000, description="answers kept for these keys at most")
+    serve_log_impressions: Literal["before", "after", "none"] = Field(
+        "before", description="whether impressions are queued before the answer, after it, or logged by the caller"
+    )
+    serve_codec: Literal["json", "msgpack", "columns"] = Field("columns", description="how serve writes events")
+    serve_queue_rows: int = Field(100_000, ge=1, le=10_000_000, description="events that wait for Kafka at most")
+    serve_spill_dir: Path | None = Field(
+        None, description="folder for events that find no room; unset refuses the request with 503 instead"
+    )
+    serve_spill_bytes: int = Field(1 << 30, ge=1 << 20, description="what one serving process may keep in the folder")
+    serve_drain_s: float = Field(10.0, gt=0, le=600, description="seconds that ending may take after SIGTERM")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how the brokers are reached"
     )

@@ -25,6 +25,7 @@ COMMANDS = [
     ("worker",),
     ("replay",),
     ("evaluate",),
+    ("serve",),
     ("topics", "create"),
     ("topics", "check"),
     ("policy", "show"),

@@ -1,0 +1,175 @@
+"""What goes over HTTP, with the names that the events have: requests, their limits, and answers.
+
+A decision asked for, and its answer::
+
+    {"policy":"front","slots":["top","side"],"context":[0.5,-1.0],"candidates":["a","b","c"],"unit":"u1"}
+    {"decision_id":"d1","policy":"front","snapshot":17,"ts":1700000000000,"reason":null,
+     "slots":[{"slot":"top","arm":"b","propensity":0.25,"propensity_kind":"exact"}, ...]}
+
+Evolution as in `streams/events.py`, but a request with a field that is not known is refused: it is a misspelling.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from streams.events import LARGEST
+
+LONGEST_NAME = 256
+MOST_SLOTS = 64
+MOST_CANDIDATES = 10_000
+MOST_NUMBERS = 10_000
+MOST_AT_ONCE = 1_000
+LONGEST_DEADLINE_MS = 60_000
+
+Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Time = Annotated[int, Meta(ge=0, le=2**53)]
+Slots = Annotated[list[Name], Meta(min_length=1, max_length=MOST_SLOTS)]
+Key = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
+
+
+class BadRequest(ValueError):  # noqa: N818 - reads as what it says
+    """A request that cannot be answered; the text says what was wrong, the value, what is allowed.
+
+    Attributes:
+        status: the HTTP status to answer with.
+    """
+
+    retriable = False
+
+    def __init__(self, text: str, *, status: int = 422) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice."""
+
+    policy: Name
+    slot: Name | UnsetType = UNSET
+    slots: Slots | UnsetType = UNSET
+    context: Annotated[list[Number], Meta(max_length=MOST_NUMBERS)] | UnsetType = UNSET
+    features: dict[str, str | Number | bool | None] | UnsetType = UNSET
+    candidates: Annotated[list[Name], Meta(min_length=1, max_length=MOST_CANDIDATES)] | None = None
+    unit: Name | None = None
+    decision_id: Name | None = None
+    deadline_ms: Annotated[float, Meta(gt=0, le=LONGEST_DEADLINE_MS)] | None = None
+    idempotency_key: Key | None = None
+
+    def places(self) -> tuple[str, ...]:
+        """The slots asked for. Raises BadRequest for none, both fields, or one twice."""
+        if (self.slot is UNSET) == (self.slots is UNSET):
+            raise BadRequest("give `slot` (a name) or `slots` (a list of names), and not both")
+        if isinstance(self.slot, str):
+            return (self.slot,)
+        slots = tuple(self.slots) if isinstance(self.slots, list) else ()
+        if len(set(slots)) != len(slots):
+            raise BadRequest(f"slots are {list(slots)}; each slot may be given once")
+        return slots
+
+
+class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now."""
+
+    decision_id: Name
+    slot: Name
+    outcome_id: Name | None = None
+    kind: Name = "click"
+    value: Number = 1.0
+    ts: Time | None = None
+
+
+class Shown(Struct, frozen=True, kw_only=True, gc=False):
+    """The arm of a slot. All three are null where no candidate was left for it."""
+
+    slot: str
+    arm: str | None
+    propensity: float | None
+    propensity_kind: str | None
+
+
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
+    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
+
+    `context` is there only where the service does not log impressions: who logs them needs what was decided from.
+    """
+
+    decision_id: str
+    policy: str
+    snapshot: int | None
+    ts: int
+    reason: str | None
+    slots: list[Shown]
+    unit: str | UnsetType = UNSET
+    context: list[float] | UnsetType = UNSET
+
+
+Kind = TypeVar("Kind", Ask, Report)
+_ASKS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Ask)
+_MANY_ASKS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Annotated[list[Ask], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+)
+_REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Report)
+_MANY_REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Annotated[list[Report], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+)
+_PLACE = re.compile(r"`(\$[^`]*)`")
+
+
+def asks(body: bytes) -> tuple[list[Ask], bool]:
+    """The decisions asked for, and whether they came as a list. Raises BadRequest.
+
+    >>> found, many = asks(b'{"policy": "front", "slot": "top", "context": [1.0]}')
+    >>> found[0].places(), many
+    (('top',), False)
+    >>> asks(b'{"policy": "front", "slot": 3}')
+    Traceback (most recent call last):
+    streams.serve_messages.BadRequest: Expected `str`, got `int` - at `$.slot`: the value there is 3; ...
+    """
+    many = _is_list(body)
+    found = _decoded(_MANY_ASKS if many else _ASKS, body)
+    return (found if many else [found]), many
+
+
+def reports(body: bytes) -> list[Report]:
+    """The outcomes reported, one or many. Raises BadRequest.
+
+    >>> reports(b'{"decision_id": "d1", "slot": "top"}')[0].kind
+    'click'
+    """
+    many = _is_list(body)
+    found = _decoded(_MANY_REPORTS if many else _REPORTS, body)
+    return list(found) if many else [found]
+
+
+def _is_list(body: bytes) -> bool:
+    return body.lstrip(b" \t\r\n")[:1] == b"["
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}{_shown(body, str(error))}; GET /openapi.json describes what is allowed") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}; send one object, or a list of them", status=400) from error
+
+
+def _shown(body: bytes, text: str) -> str:
+    """The value that a complaint is about, from the place that it names."""
+    place = _PLACE.search(text)
+    if place is None:
+        return ""
+    value = msgspec.json.decode(body)
+    for part in re.findall(r"\[(\d+)\]|\.([^.\[]+)", place[1]):
+        try:
+            value = value[int(part[0])] if part[0] else value[part[1]]
+        except (LookupError, TypeError):
+            return ""
+    short = repr(value)
+    return f": the value there is {short if len(short) <= 80 else short[:77] + '...'}"
