@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ class Batch:
         reward_ts: (m,) event time of the impressions (not of the clicks), ms UTC: weights go by it.
         reward: (m,) change of the impression's reward.
         square: (m,) change of the squared reward, new^2 - old^2.
+        points: (k, d) reference weights that rows are linearised around (policies/references.py); None if there are none.
+        point: (n,) index into `points`, -1 for the model's own point; None if there are none.
 
     Raises:
         ValueError: lengths differ, or an index points outside `arms`.
@@ -48,9 +50,12 @@ class Batch:
     reward_ts: IntArray
     reward: FloatArray
     square: FloatArray
+    points: FloatArray | None = None
+    point: npt.NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
-        _same_length("impressions", len(self.arm), x=self.x, ts=self.ts)
+        told = {} if self.point is None else {"point": self.point}
+        _same_length("impressions", len(self.arm), x=self.x, ts=self.ts, **told)
         _same_length(
             "rewards",
             len(self.reward_arm),
@@ -61,6 +66,21 @@ class Batch:
         )
         _in_range("arm", self.arm, len(self.arms))
         _in_range("reward_arm", self.reward_arm, len(self.arms))
+
+    def only(self, shown: npt.NDArray[np.bool_], rewarded: npt.NDArray[np.bool_]) -> Batch:
+        """Some of the impressions (n,) and some of the changes of reward (m,)."""
+        return replace(
+            self,
+            arm=self.arm[shown],
+            x=self.x[shown],
+            ts=self.ts[shown],
+            point=None if self.point is None else self.point[shown],
+            reward_arm=self.reward_arm[rewarded],
+            reward_x=self.reward_x[rewarded],
+            reward_ts=self.reward_ts[rewarded],
+            reward=self.reward[rewarded],
+            square=self.square[rewarded],
+        )
 
 
 def _same_length(what: str, length: int, **columns: npt.NDArray[np.generic]) -> None:

@@ -10,7 +10,7 @@ accepted only above W - hold, every impression to come opens a new life, and no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,14 +110,4 @@ def _above(batch: Batch, limits: npt.NDArray[np.int64]) -> Batch:
     paid = batch.reward_ts > limits[batch.reward_arm]
     if shown.all() and paid.all():
         return batch
-    return replace(
-        batch,
-        arm=batch.arm[shown],
-        x=batch.x[shown],
-        ts=batch.ts[shown],
-        reward_arm=batch.reward_arm[paid],
-        reward_x=batch.reward_x[paid],
-        reward_ts=batch.reward_ts[paid],
-        reward=batch.reward[paid],
-        square=batch.square[paid],
-    )
+    return batch.only(shown, paid)

@@ -36,9 +36,6 @@ from policies.sums import Effective, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
-
-    import numpy.typing as npt
 
     from policies.batch import Batch, FloatArray
 
@@ -113,12 +110,16 @@ class LogisticModel:
                 raise ValueError(f"{name} has shape {x.shape}; the model needs (n, {self.dimension})")
         reward_x = np.zeros((len(batch.reward), self.dimension + 1))
         reward_x[:, :-1] = batch.reward_x
-        return self._rows.update(sums, replace(batch, x=self._working(batch.x), reward_x=reward_x))
+        return self._rows.update(sums, replace(batch, x=self._working(batch), reward_x=reward_x))
 
-    def _working(self, x: npt.NDArray[Any]) -> FloatArray:
-        """(n, d + 1): sqrt(v) x, and sqrt(v) eta - p/sqrt(v), where p/sqrt(v) = exp(eta/2)."""
-        wide = x.astype(np.float64)
-        eta = np.clip(wide @ self.point, -FARTHEST, FARTHEST)
+    def _working(self, batch: Batch) -> FloatArray:
+        """(n, d + 1): sqrt(v) x, and sqrt(v) eta - p/sqrt(v), where p/sqrt(v) = exp(eta/2); around each row's own point."""
+        wide = batch.x.astype(np.float64)
+        eta = wide @ self.point
+        if batch.points is not None and batch.point is not None:
+            told = batch.point >= 0
+            eta[told] = np.einsum("nd,nd->n", wide[told], batch.points[batch.point[told]])
+        eta = np.clip(eta, -FARTHEST, FARTHEST)
         root = np.sqrt(expit(eta) * expit(-eta))
         return np.column_stack([root[:, None] * wide, root * eta - np.exp(0.5 * eta)])
 

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from policies.batch import FloatArray
+
 
 def clip_contexts(x: npt.NDArray[np.floating[Any]], limit: float | None) -> npt.NDArray[np.floating[Any]]:
     """Contexts (n, d) with every component between -limit and limit, in float64; without a limit they are x itself.
@@ -34,3 +36,37 @@ def bounded(reward: float, bounds: tuple[float, float] | None) -> float:
     (5.0, 7.0)
     """
     return reward if bounds is None else min(max(reward, bounds[0]), bounds[1])
+
+
+def huber(reward: FloatArray, expected: FloatArray, limit: float) -> FloatArray:
+    """(n,) pseudo-rewards: what is more than ``limit`` from what was expected is cut to it, so that a fluke moves b no further.
+
+    m + clip(r - m, -c, c) for a reward r that is not 0 (Huber 1964, "Robust estimation of a location parameter", by his psi in
+    place of a weight, so that A stays the sum of x x^T). A reward of 0 stays 0: it is what every impression counts with
+    at first. So the pseudo-reward is a function of the final reward alone, and its changes may come in any order.
+
+    Args:
+        reward: (n,) final rewards so far.
+        expected: (n,) m, by the reference weights.
+        limit: c, in the reward's unit.
+
+    >>> import numpy as np
+    >>> huber(np.array([0.0, 1.0, 50.0]), np.array([9.0, 0.5, 1.0]), 2.0).tolist()
+    [0.0, 1.0, 3.0]
+    """
+    cut = expected + np.clip(reward - expected, -limit, limit)
+    pseudo: FloatArray = np.where(reward == 0.0, reward, cut)
+    return pseudo
+
+
+def huber_changes(
+    before: FloatArray, change: FloatArray, expected: FloatArray, limit: float
+) -> tuple[FloatArray, FloatArray]:
+    """(m,) changes of pseudo-rewards and of their squares, from the rewards before and their changes (m,).
+
+    >>> import numpy as np
+    >>> [part.tolist() for part in huber_changes(np.array([2.0]), np.array([48.0]), np.array([1.0]), 3.0)]  # 2 to 50
+    [[2.0], [12.0]]
+    """
+    old, new = huber(before, expected, limit), huber(before + change, expected, limit)
+    return new - old, new**2 - old**2

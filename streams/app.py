@@ -14,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from streams.lifecycle import StuckError
 from streams.metrics import Metrics, serve
 from streams.monitoring import Monitor
 from streams.reading import partition_count
+from streams.references import ReferenceReader
 from streams.rules import rules
 from streams.settings import Settings
 from streams.transport import BatchSchema, BatchThread
@@ -129,6 +131,8 @@ class Worker:
     def _learner(self) -> faust.App:
         settings = self.settings
         working = rules(settings)
+        if working.referring:
+            working = replace(working, references=ReferenceReader(settings).up_to)
         topics, client = settings.topics, security.librdkafka(settings)
         partitions = partition_count(client, topics.impressions)
         monitor = Monitor(self.metrics, topics=working.topics, partitions=partitions)

@@ -87,6 +87,7 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     change: float  # of the impression's reward
     square: float  # of the squared reward
     flags: int = 0  # of the impression: ESTIMATE, LIMITED
+    before: float = 0.0  # the impression's reward without this outcome
 
     @property
     def learns(self) -> bool:
@@ -303,6 +304,7 @@ class Join:
                     new - old,
                     new * new - old * old,
                     chunk.flags.item(position),
+                    old,
                 )
             )
 

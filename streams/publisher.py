@@ -26,6 +26,7 @@ from policies.empirical_bayes import fit
 from policies.meta_records import read_key
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
+from policies.references import reference_of
 from policies.snapshot import Snapshot, build, encode_head, records, republish
 from policies.snapshot_records import head_key
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
@@ -38,6 +39,7 @@ from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
 from streams.posteriors import Place, Posteriors
 from streams.reading import ReadError, bounds, partition_count, read, reader
+from streams.references import ReferenceWriter, reference_writer
 from streams.rules import tracks
 from streams.settings import PolicySettings, Settings
 
@@ -58,6 +60,7 @@ class Published:
 
     settings: PolicySettings
     meta: PolicyMeta
+    references: ReferenceWriter | None = None
     snapshot: Snapshot | None = None
     prior: AnyPrior | None = None
     fitted_count: float = 0.0
@@ -79,7 +82,8 @@ class Publisher:
         self._metrics = metrics
         self._leads = leads
         self._policies = {
-            name: Published(policy, PolicyMeta(name, policy)) for name, policy in settings.policies.items()
+            name: Published(policy, PolicyMeta(name, policy), reference_writer(settings, name))
+            for name, policy in settings.policies.items()
         }
         self._posteriors = Posteriors(settings, {name: tracks(policy) for name, policy in settings.policies.items()})
         self._controls = Controls(settings)
@@ -231,6 +235,8 @@ class Publisher:
         for name, known in self._policies.items():
             known.taken_over = True
             known.meta.restore(metas.get(name, {}))
+            if known.references is not None:
+                known.references.restore(metas.get(name, {}))
             self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
             if known.meta.follows:
                 self._metrics.click_delay.labels(policy=name).set(known.meta.mean_delay_s)
@@ -283,7 +289,10 @@ class Publisher:
         snapshot = self._build(name, known, standing, place, why, None if anew else changed)
         told = bool(learned) or (bool(changed) and not known.taken_over)
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
-            self._commit(known, writer, messages(snapshot, full=bool(why)))
+            written = messages(snapshot, full=bool(why))
+            if known.references is not None and why:
+                written.insert(0, known.references.message(reference_of(snapshot)))
+            self._commit(known, writer, written)
             known.snapshot = snapshot
         known.taken_over = False
         self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)

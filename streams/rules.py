@@ -6,6 +6,7 @@ from policies.model import Model, make_model
 from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
+from streams.references import wants
 from streams.settings import PolicySettings, Settings
 from streams.state import Rules
 
@@ -14,6 +15,7 @@ def rules(settings: Settings) -> Rules:
     """Decoder, windows and models of every policy, numbered afresh: one for each worker process."""
     policies = settings.policies
     decoder = Decoder(policies, kinds={kind for policy in policies.values() for kind in policy.outcomes})
+    referring = {name: policy.huber for name, policy in policies.items() if wants(policy)}
     return Rules(
         decoder=decoder,
         windows={name: window(policy) for name, policy in policies.items()},
@@ -26,6 +28,7 @@ def rules(settings: Settings) -> Rules:
         checkpoint_bytes=settings.checkpoint_bytes,
         expire_ms={name: round(policy.expire_s * 1000) for name, policy in policies.items() if policy.expire_s},
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
+        referring=referring,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 

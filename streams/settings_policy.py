@@ -81,6 +81,11 @@ class PolicySettings(BaseModel):
         gt=0,
         description="contexts enter the sums with each component cut to this on either side of 0; left out: as they are",
     )
+    huber: Rate | None = Field(
+        None,
+        gt=0,
+        description="rewards that lie farther from what was expected are cut to this distance, in the reward's unit; left out: none are",
+    )
     unit_limit: int = Field(
         0,
         ge=0,
@@ -98,7 +103,8 @@ class PolicySettings(BaseModel):
         Field("thompson", description="how arms are chosen")
     )
     alpha: Rate | None = Field(
-        None, description="width of the exploration; 0 is greedy; left out, it is 0.3 for thompson and 1 for ucb"
+        None,
+        description="width of the exploration; 0 is greedy; left out, it is 0.3 for thompson and 1 for ucb",
     )
     tau: Rate = Field(0.02, gt=0, description="temperature of softmax, in the reward's unit; towards 0 it is greedy")
     gamma_scale: Rate = Field(10.0, description="greediness of squarecb; 0 is uniform")
@@ -232,6 +238,15 @@ class PolicySettings(BaseModel):
             raise ValueError(
                 f"intercept = {self.intercept}: must be below dimension = {self.dimension}; "
                 "name the index of the context's constant or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _huber_fits(self) -> Self:
+        if self.huber is not None and self.model in ("logistic", "beta"):
+            raise ValueError(
+                f"huber = {self.huber} with model = {self.model!r}: its rewards lie between 0 and 1 and cannot be outliers; leave huber out, "
+                "or set model = 'linear', 'hybrid' or 'student'"
             )
         return self
 

@@ -9,7 +9,7 @@ pending there, and then takes the input again: `take` up to each later cut, `rep
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from policies.batch import Batch
 from policies.model import Model, Sums
+from policies.references import References, refer
 from policies.robust import clip_contexts
 from streams.blocks import Blocks
 from streams.cuts import SIDES, Cut, Cuts, Side
@@ -68,7 +69,8 @@ class Rules:
     ``models``: of each policy, that of its first half-life. ``ladders``: of the policies with several, the model of each.
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
-    how long. ``blocks``: memory and files for pending rows.
+    how long. ``blocks``: memory and files for pending rows. ``references``: gives a policy's references
+    up to a version; of the policies in ``referring``, each with its limit of Huber's rule.
     """
 
     decoder: Decoder
@@ -81,6 +83,8 @@ class Rules:
     checkpoint_bytes: int = CHECKPOINT_BYTES
     expire_ms: Mapping[str, int] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
+    references: Callable[[str, int], References] | None = None
+    referring: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -240,7 +244,26 @@ class PartitionState:
         names = self.rules.decoder.arms[policy].list
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
+        if self.rules.references is not None and policy in self.rules.referring:
+            batch = self._referred(policy, gathered, batch)
         self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
+
+    def _referred(self, policy: str, gathered: Gathered, batch: Batch) -> Batch:
+        """The batch by the versions that its impressions name."""
+        version = _concatenate([group.snapshot for group in gathered.impressions], np.int64)
+        rewarded = np.array([row.snapshot for row in gathered.joined], np.int64)
+        newest = max(version.max(initial=-1), rewarded.max(initial=-1))
+        if newest < 0 or self.rules.references is None:
+            return batch
+        return refer(
+            batch,
+            self.rules.references(policy, int(newest)),
+            version,
+            rewarded,
+            np.array([row.before for row in gathered.joined], np.float64),
+            linearised=self.rules.models[policy].family == "logistic",
+            limit=self.rules.referring[policy],
+        )
 
     def _lacking(self, policy: str, arms: Sequence[str]) -> dict[float, list[bool]] | None:
         """While input is replayed: by half-life, which arms' records do not go up to the cut that is being replayed."""

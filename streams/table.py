@@ -119,18 +119,7 @@ def touched(batch: Batch) -> list[str]:
 def of_arms(batch: Batch, wanted: Sequence[bool]) -> Batch:
     """The rows of some arms. ``wanted``: (arms,) which of ``batch.arms``."""
     among = np.asarray(wanted, np.bool_)
-    rows, rewards = among[batch.arm], among[batch.reward_arm]
-    return Batch(
-        arms=batch.arms,
-        arm=batch.arm[rows],
-        x=batch.x[rows],
-        ts=batch.ts[rows],
-        reward_arm=batch.reward_arm[rewards],
-        reward_x=batch.reward_x[rewards],
-        reward_ts=batch.reward_ts[rewards],
-        reward=batch.reward[rewards],
-        square=batch.square[rewards],
-    )
+    return batch.only(among[batch.arm], among[batch.reward_arm])
 
 
 def sums_key(policy: str | None, partition: int, arm: str | None, track: float | None = None) -> bytes:

@@ -70,6 +70,7 @@ PLAIN = {
     "posterior",
     "prior",
     "records",
+    "references",
     "robust",
     "rows",
     "scale",

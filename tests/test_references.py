@@ -1,0 +1,266 @@
+"""The learner goes by the versions that impressions name: published references, a learner killed in the middle, the oracle."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.batch import FloatArray
+from policies.model import make_model
+from policies.references import Reference, References, decode
+from policies.snapshot import build
+from streams.checkpoint import Writer
+from streams.events import Impression, Outcome
+from streams.failpoints import failpoints
+from streams.messages import Message
+from streams.publisher import read_published
+from streams.references import ReferenceReader, ReferenceWriter, ring
+from streams.settings import Settings
+from streams.snapshots import history as snapshots_of
+from streams.topics import create
+from tests.loop import Loop
+from tests.test_exactly_once import hour_ago_ms
+
+ARMS = ("a", "b")
+MEANS: dict[int, dict[str, list[float]]] = {
+    3: {"a": [0.5, 0.0], "b": [1.0, 0.25]},
+    8: {"a": [0.25, -0.5], "b": [-1.0, 0.5]},
+}
+
+
+def config(model: str, more: str = "") -> str:
+    worth = 1.0 if model == "logistic" else 4.0
+    return f"""
+[policies.front]
+model = "{model}"
+dimension = 2
+window_s = 60
+grace_s = 10
+outcomes = {{ click = {worth} }}
+{more}
+"""
+
+
+def publish(settings: Settings, found: dict[int, dict[str, list[float]]]) -> None:
+    """Heads and references, as a publisher commits them."""
+    policy = settings.policies["front"]
+    writer = Writer(
+        settings.librdkafka(),
+        transactional_id=settings.publisher_group,
+        partition=0,
+        topics={"policies": settings.topics.policies, "history": settings.topics.history},
+        timeout_s=10.0,
+        passing=failpoints(None),
+    )
+    writer.initialise()
+    of = ReferenceWriter("front", ring(policy, settings.meta_interval_s))
+    of.restore(read_published(settings)[1].get("front", {}))
+    for version, means in found.items():
+        writer.commit([of.message(reference(version, means))])
+    writer.close()
+
+
+def reference(version: int, means: dict[str, list[float]]) -> Reference:
+    return Reference(version=version, means={arm: np.array(mean) for arm, mean in means.items()})
+
+
+def events(seed: int, n: int) -> list[Impression | Outcome]:
+    """Impressions that name versions 1 to 12, a third with a click, dyadic contexts."""
+    rng = random.Random(seed)
+    start, found = hour_ago_ms(), list[Impression | Outcome]()
+    for i in range(n):
+        ts = start + 10 * i
+        context = [1.0, rng.randrange(-8, 9) / 8]
+        found.append(
+            Impression(
+                decision_id=f"d{i}",
+                slot="top",
+                policy="front",
+                snapshot=rng.randrange(1, 13),
+                arm=rng.choice(ARMS),
+                propensity=0.5,
+                context=context,
+                ts=ts,
+            )
+        )
+        if rng.random() < 0.33:
+            value = rng.choice([0.25, 1.0])
+            found.append(Outcome(decision_id=f"d{i}", slot="top", outcome_id="o", value=value, ts=ts + 500))
+    return found
+
+
+def at(version: int, arm: str) -> FloatArray:
+    """The reference that a row of this version goes by; zeros before the first."""
+    of = max((known for known in MEANS if known <= version), default=None)
+    return np.zeros(2) if of is None else np.array(MEANS[of][arm])
+
+
+def logistic_truth(log: list[Impression | Outcome]) -> dict[str, Any]:
+    """H and u of each arm, row by row."""
+    sums = {arm: (np.zeros((2, 2)), np.zeros(2)) for arm in ARMS}
+    shown = {one.decision_id: one for one in log if isinstance(one, Impression)}
+    for one in shown.values():
+        x = np.array(one.context)
+        eta = x @ at(one.snapshot or 0, one.arm)
+        p = 1.0 / (1.0 + np.exp(-eta))
+        sums[one.arm][0][:] += p * (1 - p) * np.outer(x, x)
+        sums[one.arm][1][:] += p * (1 - p) * eta * x - p * x
+    for click in (one for one in log if isinstance(one, Outcome)):
+        one = shown[click.decision_id]
+        sums[one.arm][1][:] += click.value * np.array(one.context)
+    return sums
+
+
+def huber_truth(log: list[Impression | Outcome], limit: float) -> dict[str, FloatArray]:
+    """B of each arm from pseudo-rewards."""
+    sums = {arm: np.zeros(2) for arm in ARMS}
+    shown = {one.decision_id: one for one in log if isinstance(one, Impression)}
+    for click in (one for one in log if isinstance(one, Outcome)):
+        one = shown[click.decision_id]
+        x, reward = np.array(one.context), 4.0 * click.value
+        if (one.snapshot or 0) >= min(MEANS):
+            m = float(x @ at(one.snapshot or 0, one.arm))
+            reward = m + float(np.clip(reward - m, -limit, limit))
+        sums[one.arm] += reward * x
+    return sums
+
+
+@pytest.mark.parametrize("model", ["logistic", "linear"])
+def test_rows_go_by_the_version_that_they_name(bootstrap: str, prefix: str, tmp_path: Path, model: str) -> None:
+    """Points of the logistic model and limits of Huber's rule, with references that are published while events come, and a death."""
+    more = "" if model == "logistic" else "huber = 0.5"
+    log = events(4, 3_000)
+    with Loop(bootstrap, prefix, tmp_path, config(model, more), checkpoint_interval_s=0.2) as loop:
+        publish(loop.settings, {3: MEANS[3]})
+        loop.start("one")
+        old = [one for one in log if not isinstance(one, Impression) or (one.snapshot or 0) < 8]
+        loop.send(one for one in old if isinstance(one, Impression))
+        loop.flush()
+        loop.wait_covered()
+        publish(loop.settings, {8: MEANS[8]})
+        loop.send(one for one in log if isinstance(one, Impression) and (one.snapshot or 0) >= 8)
+        loop.flush()
+        loop.kill("one")
+        loop.start("one")
+        loop.send(one for one in log if isinstance(one, Outcome))
+        loop.flush()
+        loop.wait_covered()
+        found = loop.sums()["arms"]
+        loop.stop("one")
+    if model == "logistic":
+        for arm, (h, u) in logistic_truth(log).items():
+            assert np.allclose(found[arm]["A"], h, rtol=1e-12, atol=1e-12)
+            assert np.allclose(found[arm]["b"], u, rtol=1e-12, atol=1e-10)
+    else:
+        for arm, b in huber_truth(log, 0.5).items():
+            assert np.allclose(found[arm]["b"], b, rtol=1e-12)
+            assert found[arm]["count"] == sum(isinstance(one, Impression) and one.arm == arm for one in log)
+
+
+def test_a_publisher_writes_the_reference_with_its_snapshot(bootstrap: str, prefix: str, tmp_path: Path) -> None:
+    """Of the first meta-change on, in the compacted topic, with the means that the history has for that version."""
+    with Loop(bootstrap, prefix, tmp_path, config("logistic")) as loop:
+        loop.start("one")
+        loop.start("p", "publisher")
+        loop.send(events(1, 200))
+        loop.flush()
+        until = time.monotonic() + 30
+        found: dict[int, Reference] = {}
+        learned = 0.0
+        while not found or learned < 200:
+            assert time.monotonic() < until
+            time.sleep(0.3)
+            snapshots, others = read_published(loop.settings)
+            if "front" in snapshots:
+                snapshot = snapshots["front"]
+                learned = sum(arm.count for arm in snapshot.arms.values())
+                of = [
+                    decode(value)
+                    for (_, kind), value in others.get("front", {}).items()
+                    if kind.startswith("reference ")
+                ]
+                found = {one.version: one for one in of}
+        loop.stop("p")
+        history = {head["version"]: head for head in snapshots_of(loop.settings, "front")}
+    assert min(found) == min(history)
+    assert max(found) <= snapshot.version
+    for version, one in found.items():
+        assert history[version]["reasons"]
+        assert set(one.means) == set(ARMS)
+    newest = found[max(found)]
+    same = [arm for arm in ARMS if snapshot.arms[arm].version == newest.version]
+    for arm in same:
+        assert newest.means[arm].tolist() == snapshot.arms[arm].mean.astype(float).tolist()  # type: ignore[union-attr]
+
+
+def test_a_reader_looks_when_a_row_names_a_newer_version_and_not_else(
+    bootstrap: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each newer version; what is known is answered without the broker, what was never published has the newest before it."""
+    policy = {"model": "logistic", "dimension": 2}
+    settings = Settings(bootstrap=bootstrap, prefix=prefix, partitions=1, policies={"front": policy})
+    create(settings)
+    reader, looks = ReferenceReader(settings), 0
+    catch_up = reader._catch_up
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+        catch_up()
+
+    monkeypatch.setattr(reader, "_catch_up", counted)
+    assert reader.up_to("front", 5).of(5) is None
+    publish(settings, MEANS)
+    for version, known in ((5, 3), (8, 8), (7, 3), (2, None), (99, 8)):
+        one = reader.up_to("front", version).of(version)
+        assert (None if one is None else one.version) == known
+    assert looks == 3
+
+
+def test_the_ring_goes_on_where_it_was() -> None:
+    """A new leader writes after the newest record, and the oldest is overwritten."""
+    writer = ReferenceWriter("p", 3)
+    records: dict[tuple[str | None, str], bytes] = {}
+
+    def write(one: ReferenceWriter, version: int) -> None:
+        message: Message = one.message(reference(version, MEANS[3]))
+        kind = (message.key or b"").split(b"reference ")[1].decode()
+        records[None, f"reference {kind}"] = message.value or b""
+
+    for version in (4, 9, 12, 13):
+        write(writer, version)
+    successor = ReferenceWriter("p", 3)
+    successor.restore(records)
+    write(successor, 20)
+    assert sorted(decode(value).version for value in records.values()) == [12, 13, 20]
+
+
+def test_snapshots_give_their_means() -> None:
+    """Of a model with weights; the logistic one's are on the logit scale, as its points are."""
+    from policies.prior import BetaPrior, Prior
+    from policies.references import reference_of
+
+    model = make_model("logistic", dimension=1)
+    prior = Prior(mean=np.array([-2.0]), tau2=np.ones(1), s2=1.0)
+    made = build("p", model=model, sums={"a": model.zero()}, prior=prior, version=6, previous=None, time_ms=0, now_ms=0)
+    one = reference_of(made)
+    assert (one.version, one.means["a"].tolist()) == (6, [-2.0])
+    beta = make_model("beta", dimension=0)
+    other = build(
+        "p",
+        model=beta,
+        sums={"a": beta.zero()},
+        prior=BetaPrior(a=1.0, b=1.0),
+        version=1,
+        previous=None,
+        time_ms=0,
+        now_ms=0,
+    )
+    with pytest.raises(ValueError, match="has no weights"):
+        reference_of(other)
+    assert References().of(1) is None
