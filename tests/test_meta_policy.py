@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.arms import Control, Roster, roster
 from policies.batch import Batch
 from policies.meta_records import baseline_key, decode_baseline, meta_key, read_key
 from policies.meta_state import Rows
@@ -125,3 +126,46 @@ def test_learned_delays_tell_their_weights() -> None:
     model, one = meta.model, sums_of(meta)[0.0]["a"]
     weighted = model.at(one, now_ms=START_MS + 1, weights=meta.state.weights)
     assert meta.read("a", one, now_ms=START_MS + 1).n_eff == weighted.n_eff != model.at(one, now_ms=START_MS + 1).n_eff
+
+
+def said(tracks: dict[float, dict[str, Any]], meta: PolicyMeta, **controls: Control) -> tuple[Roster, dict[float, Any]]:
+    """What a snapshot would be made of, and its sums by track."""
+    rosters = {track: roster(meta.models[track], sums, controls, arms=()) for track, sums in tracks.items()}
+    return rosters[0.0], {track: one.sums for track, one in rosters.items()}
+
+
+def test_a_control_s_change_is_made_once_also_by_the_next_leader() -> None:
+    """The control stays in the topic; only a newer time is another change."""
+    meta = PolicyMeta("front", policy())
+    tracks = sums_of(meta)
+    standing, sums = said(tracks, meta, a=Control(changed_ms=7))
+    meta.heed(standing, START_MS)
+    assert meta.settle(sums, START_MS)[0] == {"a"}
+    meta.heed(standing, START_MS)
+    assert meta.settle(sums, START_MS) == (set(), ())
+    written = {message.key: message.value or b"" for message in meta.messages()}
+    successor = PolicyMeta("front", policy())
+    successor.restore({key[1:]: value for raw, value in written.items() if (key := read_key(raw)) is not None})
+    successor.heed(standing, START_MS)
+    assert successor.settle(sums, START_MS) == (set(), ())
+    assert successor.read("a", tracks[0.0]["a"], now_ms=START_MS).n_eff == 0.0
+    successor.heed(said(tracks, meta, a=Control(changed_ms=8))[0], START_MS)
+    assert successor.settle(sums, START_MS)[0] == {"a"}
+
+
+def test_a_renamed_arm_takes_its_reset_along() -> None:
+    """What was not to be believed under the old name is not under the new one, and two resets under one name add up."""
+    meta = PolicyMeta("front", policy())
+    tracks = sums_of(meta)
+    tracks[0.0] = {**tracks[0.0], "b": tracks[0.0]["a"]}
+    reset = {"a": Control(changed_ms=7), "b": Control(changed_ms=7)}
+    standing, sums = said(tracks, meta, **reset)
+    meta.heed(standing, START_MS)
+    meta.settle(sums, START_MS)
+    standing, sums = said(tracks, meta, a=Control(renamed_to="b", changed_ms=7), b=reset["b"])
+    meta.heed(standing, START_MS)
+    assert meta.settle(sums, START_MS) == (set(), ())
+    assert sums[0.0]["b"].n == 200.0
+    assert meta.read("b", sums[0.0]["b"], now_ms=START_MS).n_eff == 0.0
+    gone = [message for message in meta.messages() if message.key == baseline_key("front", "a")]
+    assert [message.value for message in gone] == [None]
