@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from policies.arms import Control, renames
 from policies.snapshot_records import BetaArm
 from streams.controls import read_controls, write_controls
-from streams.publisher import read_snapshots
+from streams.published import read_snapshots
 from streams.settings_policy import UnknownPolicyError
 
 if TYPE_CHECKING:

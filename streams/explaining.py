@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.explain import Explanation, explain
 from streams.contexts import Context, components, vector
-from streams.publisher import read_snapshots
+from streams.published import read_snapshots
 from streams.snapshots import NotPublishedError
 
 if TYPE_CHECKING:

@@ -17,35 +17,30 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import structlog
 
 from policies.arms import Control, Roster, reasons, roster
 from policies.empirical_bayes import fit
-from policies.meta_records import read_key
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
 from policies.references import reference_of
-from policies.snapshot import Snapshot, build, encode_head, records, republish
-from policies.snapshot_records import head_key
+from policies.snapshot import Snapshot, build, republish
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.controls import Controls
 from streams.failpoints import failpoints
-from streams.following import Collector
 from streams.messages import Message
 from streams.meta_feedback import FeedbackFollower
 from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
 from streams.posteriors import Place, Posteriors
-from streams.reading import ReadError, bounds, partition_count, read, reader
+from streams.published import HELD, TIMEOUT_S, differ, is_held, messages, read_published, read_snapshots
+from streams.reading import ReadError
 from streams.references import ReferenceWriter, reference_writer
 from streams.rules import tracks
 from streams.settings import PolicySettings, Settings
 
 log = structlog.get_logger(__name__)
-
-TIMEOUT_S = 10.0
 
 HELD_LOOK_S = 1.0
 """Seconds between two looks for the release of a snapshot that is held."""
@@ -381,78 +376,3 @@ class Publisher:
             if known.snapshot is not None:
                 age_s = max(0.0, time.time() - known.snapshot.time_ms / 1000)
                 self._metrics.snapshot_age.labels(policy=name).set(age_s)
-
-
-def messages(snapshot: Snapshot, *, full: bool) -> list[Message]:
-    """Records of one publication: arms and head to the policies topic, the head (and all arms if full) to the history."""
-    history = records(snapshot, every_arm=True) if full else [(head_key(snapshot.policy), encode_head(snapshot))]
-    return [
-        *(Message("history", key, value) for key, value in history),
-        *(Message("policies", key, value) for key, value in records(snapshot)),
-    ]
-
-
-def differ(old: Snapshot, new: Snapshot) -> bool:
-    """Whether a snapshot says something that the one before does not; that it was made later does not count."""
-    return bool(new.changed) or any(
-        getattr(old, name) != getattr(new, name)
-        for name in (
-            "prior",
-            "explorer",
-            "rates",
-            "model",
-            "dimension",
-            "encoder",
-            "offsets",
-            "names",
-            "paused",
-            "gone",
-        )
-    )
-
-
-HELD = "held: "
-"""How the reason of a snapshot begins that the publisher does not replace."""
-
-
-def is_held(snapshot: Snapshot) -> bool:
-    """Whether a rollback holds this snapshot until it is released."""
-    return any(reason.startswith(HELD) for reason in snapshot.reasons)
-
-
-def read_snapshots(settings: Settings) -> dict[str, Snapshot]:
-    """The newest complete snapshot of each policy, as committed. Raises ReadError."""
-    return read_published(settings)[0]
-
-
-def read_published(
-    settings: Settings,
-) -> tuple[dict[str, Snapshot], dict[str, dict[tuple[str | None, str], bytes]]]:
-    """The newest complete snapshot of each policy, and by policy its records of other kinds by arm and kind. Raises ReadError."""
-    collector, topic, client = Collector(), settings.topics.policies, settings.librdkafka()
-    found: dict[str, Any] = {}
-    others: dict[str, dict[tuple[str | None, str], bytes]] = {}
-    with reader(client) as consumer:
-        for partition in range(partition_count(client, topic)):
-            low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
-            if high > low:
-                for batch in read(consumer, topic, partition, low, None, timeout_s=TIMEOUT_S):
-                    for record in batch:
-                        collector.add(record.key, record.value)
-                        _take_other(others, record.key, record.value)
-                    ready, problems = collector.take()
-                    found.update(ready)
-                    for problem in problems:
-                        log.warning("a snapshot could not be read", problem=problem)
-    return {name: snapshot for name, snapshot in found.items() if snapshot is not None}, others
-
-
-def _take_other(others: dict[str, dict[tuple[str | None, str], bytes]], key: bytes | None, value: bytes | None) -> None:
-    named = read_key(key)
-    if named is None:
-        return
-    policy, arm, kind = named
-    of = others.setdefault(policy, {})
-    of.pop((arm, kind), None)
-    if value is not None:
-        of[arm, kind] = value

@@ -11,7 +11,7 @@ from policies.snapshot_records import BetaArm, Head
 from streams.checkpoint import FencedError, Writer
 from streams.failpoints import failpoints
 from streams.following import names
-from streams.publisher import HELD, TIMEOUT_S, messages, read_snapshots
+from streams.published import HELD, TIMEOUT_S, messages, read_snapshots
 from streams.reading import bounds, partition_count, read, reader
 from streams.settings import Settings
 from streams.settings_errors import did_you_mean

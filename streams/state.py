@@ -16,10 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from policies.batch import Batch
 from policies.model import Model, Sums
-from policies.references import References, refer
-from policies.robust import clip_contexts
+from policies.references import References
 from streams.blocks import Blocks
 from streams.cuts import SIDES, Cut, Cuts, Side
 from streams.dead_letters import letters
@@ -27,6 +25,7 @@ from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
 from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
+from streams.gathered import Gathered, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
@@ -95,15 +94,6 @@ class Rules:
         """Length of the contexts that a policy's rows carry: none for beta."""
         model = self.models[policy]
         return 0 if model.name == "beta" else model.dimension
-
-
-@dataclass(slots=True)
-class Gathered:
-    """Rows of one policy that wait to be added to the sums."""
-
-    impressions: list[Impressions] = field(default_factory=list)
-    joined: list[Joined] = field(default_factory=list)
-    rows: int = 0
 
 
 class PartitionState:
@@ -244,26 +234,12 @@ class PartitionState:
         names = self.rules.decoder.arms[policy].list
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
-        if self.rules.references is not None and policy in self.rules.referring:
-            batch = self._referred(policy, gathered, batch)
+        references = self.rules.references if policy in self.rules.referring else None
+        if references is not None and gathered.newest >= 0:
+            known, limit = references(policy, gathered.newest), self.rules.referring[policy]
+            logistic = self.rules.models[policy].family == "logistic"
+            batch = referred(batch, gathered, known, linearised=logistic, limit=limit)
         self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
-
-    def _referred(self, policy: str, gathered: Gathered, batch: Batch) -> Batch:
-        """The batch by the versions that its impressions name."""
-        version = _concatenate([group.snapshot for group in gathered.impressions], np.int64)
-        rewarded = np.array([row.snapshot for row in gathered.joined], np.int64)
-        newest = max(version.max(initial=-1), rewarded.max(initial=-1))
-        if newest < 0 or self.rules.references is None:
-            return batch
-        return refer(
-            batch,
-            self.rules.references(policy, int(newest)),
-            version,
-            rewarded,
-            np.array([row.before for row in gathered.joined], np.float64),
-            linearised=self.rules.models[policy].family == "logistic",
-            limit=self.rules.referring[policy],
-        )
 
     def _lacking(self, policy: str, arms: Sequence[str]) -> dict[float, list[bool]] | None:
         """While input is replayed: by half-life, which arms' records do not go up to the cut that is being replayed."""
@@ -402,26 +378,3 @@ EXPIRED = "came after its window had closed"
 def _row_of(record: Record, row: int) -> int | None:
     """The row within a columnar record, None for a record of one event."""
     return row if record.value is not None and record.value[:4] == COLUMNS_MAGIC else None
-
-
-def to_batch(gathered: Gathered, names: Sequence[str], dimension: int, *, limit: float | None = None) -> Batch:
-    """Gathered rows as a batch for the model, contexts cut to ``limit``."""
-    groups, joined = gathered.impressions, gathered.joined
-    return Batch(
-        arms=tuple(names),
-        arm=_concatenate([group.arm for group in groups], np.intp),
-        x=clip_contexts(_concatenate([group.x for group in groups], None, dimension), limit),
-        ts=_concatenate([group.ts for group in groups], np.int64),
-        reward_arm=np.array([row.arm for row in joined], np.intp),
-        reward_x=clip_contexts(np.array([row.x for row in joined], np.float64).reshape(len(joined), dimension), limit),
-        reward_ts=np.array([row.impression_ts for row in joined], np.int64),
-        reward=np.array([row.change for row in joined], np.float64),
-        square=np.array([row.square for row in joined], np.float64),
-    )
-
-
-def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> Any:
-    if not parts:
-        return np.zeros(0, dtype) if dimension is None else np.zeros((0, dimension), np.float64)
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole if dtype is None else whole.astype(dtype, copy=False)

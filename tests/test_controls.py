@@ -19,7 +19,7 @@ from streams import cli, snapshots, topics
 from streams.arms import ArmRefused, listed, say, words
 from streams.client import ALL_HIDDEN, PolicyClient
 from streams.controls import BadControl, Collected, decode, encode, read_controls, write_controls
-from streams.publisher import is_held, read_snapshots
+from streams.published import is_held, read_snapshots
 from streams.settings import Settings
 from tests.policies.batches import dyadic
 from tests.test_publisher import Learners, X, publishing, records, settings_of, tick, until

@@ -23,7 +23,8 @@ from streams.messages import Message
 from streams.meta_policy import PolicyMeta
 from streams.metrics import Metrics
 from streams.posteriors import Place
-from streams.publisher import Publisher, read_snapshots
+from streams.published import read_snapshots
+from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.snapshots import history
 

@@ -26,7 +26,8 @@ from streams.failpoints import failpoints
 from streams.following import names
 from streams.messages import Message
 from streams.metrics import Metrics
-from streams.publisher import Publisher, read_snapshots
+from streams.published import read_snapshots
+from streams.publisher import Publisher
 from streams.reading import SimpleRecord, bounds, read, reader
 from streams.rules import model
 from streams.settings import Settings

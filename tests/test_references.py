@@ -18,7 +18,7 @@ from streams.checkpoint import Writer
 from streams.events import Impression, Outcome
 from streams.failpoints import failpoints
 from streams.messages import Message
-from streams.publisher import read_published
+from streams.published import read_published
 from streams.references import ReferenceReader, ReferenceWriter, ring
 from streams.settings import Settings
 from streams.snapshots import history as snapshots_of

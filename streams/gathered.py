@@ -1,0 +1,66 @@
+"""Rows of one policy on their way into the sums: gathered, put into one batch, and told which references they go by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from policies.batch import Batch
+from policies.references import References, refer
+from policies.robust import clip_contexts
+from streams.decoded import Impressions
+from streams.join import Joined
+
+
+@dataclass(slots=True)
+class Gathered:
+    """Rows of one policy that wait to be added to the sums."""
+
+    impressions: list[Impressions] = field(default_factory=list)
+    joined: list[Joined] = field(default_factory=list)
+    rows: int = 0
+
+    @property
+    def newest(self) -> int:
+        """The largest version that one of the impressions names; -1 for none."""
+        named = [int(group.snapshot.max(initial=-1)) for group in self.impressions]
+        return max([*named, *(row.snapshot for row in self.joined)], default=-1)
+
+
+def to_batch(gathered: Gathered, names: Sequence[str], dimension: int, *, limit: float | None = None) -> Batch:
+    """Gathered rows as a batch for the model, contexts cut to ``limit``."""
+    groups, joined = gathered.impressions, gathered.joined
+    return Batch(
+        arms=tuple(names),
+        arm=_concatenate([group.arm for group in groups], np.intp),
+        x=clip_contexts(_concatenate([group.x for group in groups], None, dimension), limit),
+        ts=_concatenate([group.ts for group in groups], np.int64),
+        reward_arm=np.array([row.arm for row in joined], np.intp),
+        reward_x=clip_contexts(np.array([row.x for row in joined], np.float64).reshape(len(joined), dimension), limit),
+        reward_ts=np.array([row.impression_ts for row in joined], np.int64),
+        reward=np.array([row.change for row in joined], np.float64),
+        square=np.array([row.square for row in joined], np.float64),
+    )
+
+
+def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> Any:
+    if not parts:
+        return np.zeros(0, dtype) if dimension is None else np.zeros((0, dimension), np.float64)
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+def referred(batch: Batch, gathered: Gathered, known: References, *, linearised: bool, limit: float | None) -> Batch:
+    """The batch of gathered rows by the versions that their impressions name; see `policies.references.refer`."""
+    return refer(
+        batch,
+        known,
+        _concatenate([group.snapshot for group in gathered.impressions], np.int64),
+        np.array([row.snapshot for row in gathered.joined], np.int64),
+        np.array([row.before for row in gathered.joined], np.float64),
+        linearised=linearised,
+        limit=limit,
+    )
