@@ -54,9 +54,14 @@ class Reference:
 
 @dataclass(slots=True)
 class References:
-    """A policy's references in the order of their versions."""
+    """A policy's references in the order of their versions. ``newest``: the largest version known to be published, None for any."""
 
     _found: list[Reference] = field(default_factory=list)
+    newest: int | None = None
+
+    def copy(self, newest: int | None) -> References:
+        """The same references for a reader that goes on while another adds to these."""
+        return References(list(self._found), newest)
 
     def add(self, one: Reference) -> None:
         """Take one; again is the same."""
@@ -86,7 +91,7 @@ class References:
         """Reference weights of n rows: distinct ones (k, d), and which of them is each row's (n,), -1 where there is none.
 
         Args:
-            version: (n,) that each row names; below 0 is none.
+            version: (n,) that each row names; below 0 is none, and so is one above `newest`.
             arm: (n,) index into ``names``.
             names: of the arms.
             d: length of the weights.
@@ -99,6 +104,8 @@ class References:
         """
         versions = [known.version for known in self._found]
         at = np.searchsorted(versions, version, side="right") - 1 if versions else np.full(len(version), -1)
+        if self.newest is not None:
+            at = np.where(version > self.newest, -1, at)
         pairs, index = np.unique(at * len(names) + arm, return_inverse=True)
         found: list[FloatArray] = []
         place = np.full(len(pairs), -1, np.intp)

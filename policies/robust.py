@@ -41,9 +41,11 @@ def bounded(reward: float, bounds: tuple[float, float] | None) -> float:
 def huber(reward: FloatArray, expected: FloatArray, limit: float) -> FloatArray:
     """(n,) pseudo-rewards: what is more than ``limit`` from what was expected is cut to it, so that a fluke moves b no further.
 
-    m + clip(r - m, -c, c) for a reward r that is not 0 (Huber 1964, "Robust estimation of a location parameter", by his psi in
-    place of a weight, so that A stays the sum of x x^T). A reward of 0 stays 0: it is what every impression counts with
-    at first. So the pseudo-reward is a function of the final reward alone, and its changes may come in any order.
+    m + clip(r - m, -c, c) (Huber 1964, "Robust estimation of a location parameter", by his psi in place of a weight, so that A
+    stays the sum of x x^T), where the interval from m - c to m + c reaches to 0 at least: r is cut to between min(m - c, 0) and
+    max(m + c, 0). A reward of 0 stays 0: it is what every impression counts with at first. More reward is never less
+    pseudo-reward, and none changes its sign. The pseudo-reward is a function of the final reward alone, so its changes may come
+    in any order.
 
     Args:
         reward: (n,) final rewards so far.
@@ -51,11 +53,10 @@ def huber(reward: FloatArray, expected: FloatArray, limit: float) -> FloatArray:
         limit: c, in the reward's unit.
 
     >>> import numpy as np
-    >>> huber(np.array([0.0, 1.0, 50.0]), np.array([9.0, 0.5, 1.0]), 2.0).tolist()
-    [0.0, 1.0, 3.0]
+    >>> huber(np.array([0.0, 1.0, 50.0, 0.1]), np.array([9.0, 0.5, 1.0, -5.0]), 2.0).tolist()
+    [0.0, 1.0, 3.0, 0.0]
     """
-    cut = expected + np.clip(reward - expected, -limit, limit)
-    pseudo: FloatArray = np.where(reward == 0.0, reward, cut)
+    pseudo: FloatArray = np.clip(reward, np.minimum(expected - limit, 0.0), np.maximum(expected + limit, 0.0))
     return pseudo
 
 

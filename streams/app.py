@@ -132,7 +132,7 @@ class Worker:
         settings = self.settings
         working = rules(settings)
         if working.referring:
-            working = replace(working, references=ReferenceReader(settings).up_to)
+            working = replace(working, references=ReferenceReader(settings))
         topics, client = settings.topics, security.librdkafka(settings)
         partitions = partition_count(client, topics.impressions)
         monitor = Monitor(self.metrics, topics=working.topics, partitions=partitions)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.batch import Batch
 from policies.references import References, refer
@@ -24,10 +25,10 @@ class Gathered:
     rows: int = 0
 
     @property
-    def newest(self) -> int:
-        """The largest version that one of the impressions names; -1 for none."""
-        named = [int(group.snapshot.max(initial=-1)) for group in self.impressions]
-        return max([*named, *(row.snapshot for row in self.joined)], default=-1)
+    def versions(self) -> list[npt.NDArray[np.integer[Any]]]:
+        """Versions that the rows' impressions name, in parts."""
+        joined = np.array([row.snapshot for row in self.joined], np.int64)
+        return [*(group.snapshot for group in self.impressions), joined]
 
 
 def to_batch(gathered: Gathered, names: Sequence[str], dimension: int, *, limit: float | None = None) -> Batch:

@@ -21,6 +21,7 @@ from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.lifecycle import Flow, Lifecycle, StuckError, stuck
 from streams.monitoring import Monitor
 from streams.pacing import Standing, held
+from streams.reading import ReadError
 from streams.recovery import StateMismatchError, recover
 from streams.state import SIDES, Fetched, GapError, OldBatchError, PartitionState, Rules, Side
 from streams.transport import RecordBatch
@@ -303,14 +304,34 @@ class Learner:
             if reason is not None:
                 await self._fatal(StuckError(reason))
 
+    async def _look_up(self, state: PartitionState) -> bool:
+        """Read the references that the state's rows name beside the loop, False if it cannot be done now.
+
+        What rows name that come meanwhile is left to `PartitionState.freeze`, so that no stream of new versions holds it up.
+        """
+        unknown = state.unknown_versions()
+        if unknown and self.rules.references is not None:
+            try:
+                await self._thread(partial(self.rules.references.look_up, unknown))
+            except ReadError as error:
+                log.warning("no checkpoint: references cannot be read, trying again", error=str(error))
+                return False
+        return True
+
     async def checkpoint(self, lifecycle: Lifecycle) -> None:
         """Steps 1 to 6 of `streams.checkpoint` for one partition, and the way out if they fail."""
         async with lifecycle.lock:
+            if lifecycle.state is not None and not await self._look_up(lifecycle.state):
+                return
             state, writer = lifecycle.state, lifecycle.writer
             if state is None or writer is None or self.paused or not lifecycle.flowing:
                 return
             answers = self._answers(state)
-            messages = state.freeze(lifecycle.clock.next(state.largest_ts, answers))
+            try:
+                messages = state.freeze(lifecycle.clock.next(state.largest_ts, answers))
+            except ReadError as error:
+                log.warning("no checkpoint: references cannot be read, trying again", error=str(error))
+                return
             if not messages:
                 lifecycle.heard(answers)
                 return

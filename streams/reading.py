@@ -41,8 +41,8 @@ def of_message(message: Any) -> SimpleRecord:
 
 
 @contextmanager
-def reader(client: Mapping[str, Any]) -> Iterator[Consumer]:
-    """A consumer without a group that sees committed records only."""
+def reader(client: Mapping[str, Any], *, wait_ms: int = 50) -> Iterator[Consumer]:
+    """A consumer without a group that sees committed records only; ``wait_ms``: how long a broker waits for more at the end."""
     consumer = Consumer(
         dict(client)
         | {
@@ -51,7 +51,7 @@ def reader(client: Mapping[str, Any]) -> Iterator[Consumer]:
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
-            "fetch.wait.max.ms": 50,
+            "fetch.wait.max.ms": wait_ms,
             "queued.max.messages.kbytes": 16_384,
             "log_level": QUIET,
         }

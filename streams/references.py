@@ -2,8 +2,8 @@
 
 A version is committed before an ad server can decide from it, so one reading to the end of the topic finds every version that
 an impression can name. What is unknown even then (a made-up number, another installation's log) has no reference: such rows go by the
-policy's settings. Reading blocks the learner for the moment that it takes; it happens when rows name a newer version, at most once for
-each batch of rows.
+policy's settings, whatever is published later, and the same version is not looked up again. It is read when rows name a newer version, beside the
+learner's loop and before its checkpoint (`Learner.checkpoint`); a recovery reads in its own thread.
 
 A reference is kept for as long as the ring of its records is; rows that name older versions go by the settings, too.
 """
@@ -11,26 +11,30 @@ A reference is kept for as long as the ring of its records is; rows that name ol
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer
 
 from policies.meta_records import read_key
 from policies.references import KIND, Reference, References, decode, encode, reference_key
 from policies.snapshot_records import decode_head
 from streams.following import names
 from streams.messages import Message
-from streams.reading import QUIET, ReadError, bounds
+from streams.reading import ReadError, SimpleRecord, bounds, read, reader
 
 if TYPE_CHECKING:
     from streams.settings import PolicySettings, Settings
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 10.0
+MOST_NEVER = 10_000
+"""Versions that were never published, and are remembered so that they are not looked up again."""
 RING_MARGIN, RING_MOST = 64, 1024
 
 
@@ -69,76 +73,78 @@ def reference_writer(settings: Settings, name: str) -> ReferenceWriter | None:
 
 
 class ReferenceReader:
-    """Of one learner: the references of its policies. Safe from several threads; reads when asked for a version that is newer."""
+    """Of one learner: the references of its policies, as far as they were read. Safe from several threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._most = {
             name: ring(policy, settings.meta_interval_s) for name, policy in settings.policies.items() if wants(policy)
         }
-        self._known = {policy: References() for policy in self._most}
-        self._newest = dict.fromkeys(self._most, 0)
+        self._read = {policy: References(newest=0) for policy in self._most}
+        self._known = dict(self._read)
+        self._never: dict[str, set[int]] = {policy: set() for policy in self._most}
         self._lock = threading.Lock()
+        self._open = ExitStack()
         self._consumer: Consumer | None = None
-        self._end = 0
+        self._position = 0
 
-    def up_to(self, policy: str, version: int) -> References:
-        """The references of a policy, read so far that this version is among them if it was published.
+    def of(self, policy: str) -> References:
+        """The references of a policy; they do not change any more."""
+        return self._known[policy]
 
-        Raises ReadError if the broker does not answer in TIMEOUT_S.
-        """
+    def unknown(self, policy: str, versions: Iterable[npt.NDArray[np.integer[Any]]]) -> set[int]:
+        """Those of the versions that are above what was read, and were not looked up in vain."""
+        newest = self._known[policy].newest or 0
+        above = (column[column > newest] for column in versions)
+        return {version for column in above for version in np.unique(column).tolist()} - self._never[policy]
+
+    def look_up(self, versions: Mapping[str, Iterable[int]]) -> None:
+        """Read to the end of what is committed, unless another thread has while this one waited. Blocking. Raises ReadError."""
         with self._lock:
-            if version > self._newest[policy]:
+            wanted = {policy: self.unknown(policy, [np.array(list(named))]) for policy, named in versions.items()}
+            if not any(wanted.values()):
+                return
+            try:
                 self._catch_up()
-            return self._known[policy]
+            except ReadError:
+                self.close()
+                raise
+            self._known = {policy: read.copy(read.newest) for policy, read in self._read.items()}
+            for policy, named in wanted.items():
+                never = {version for version in named if version > (self._known[policy].newest or 0)}
+                kept = self._never[policy] if len(self._never[policy]) < MOST_NEVER else set()
+                self._never[policy] = kept | never
+
+    def close(self) -> None:
+        """Let go of the connection; the next look-up makes a new one and goes on where this one was."""
+        self._open.close()
+        self._consumer = None
 
     def _catch_up(self) -> None:
-        """Read to the end of what is committed now."""
-        consumer, topic = self._consumer or self._begin(), self._settings.topics.policies
-        _, end = bounds(consumer, topic, 0, timeout_s=TIMEOUT_S)
-        until = time.monotonic() + TIMEOUT_S
-        while end > self._end:
-            for message in consumer.consume(5_000, timeout=0.05):
-                error = message.error()
-                if error is None:
-                    self._take(message)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._end = end
-                elif error.fatal():
-                    raise ReadError(f"{topic}: {error.str()}")
-            if time.monotonic() > until:
-                raise ReadError(f"{topic} could not be read to its end within {TIMEOUT_S:g} s; check the brokers")
-
-    def _begin(self) -> Consumer:
         topic = self._settings.topics.policies
-        self._consumer = Consumer(
-            {
-                **self._settings.librdkafka(),
-                "group.id": "clickloop-references",  # a name is asked for; no group is joined
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 20,
-                "enable.partition.eof": True,
-                "log_level": QUIET,
-            }
-        )
-        self._consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
-        return self._consumer
+        if self._consumer is None:
+            self._consumer = self._open.enter_context(reader(self._settings.librdkafka(), wait_ms=5))
+            low, _ = bounds(self._consumer, topic, 0, timeout_s=TIMEOUT_S)
+            self._position = max(self._position, low)
+        for batch in read(self._consumer, topic, 0, self._position, None, timeout_s=TIMEOUT_S):
+            for record in batch:
+                self._take(record)
+            self._position = batch[-1].offset + 1
 
-    def _take(self, message: Any) -> None:
-        key, value = message.key(), message.value()
-        named = read_key(key)
+    def _take(self, record: SimpleRecord) -> None:
+        named = read_key(record.key)
         try:
-            if named is not None and named[0] in self._known and named[2].startswith(KIND) and value is not None:
-                policy = named[0]
-                one = decode(value)
-                self._known[policy].add(one)
-                self._known[policy].keep(self._most[policy])
-                self._newest[policy] = max(self._newest[policy], one.version)
-            elif named is None and value is not None:
-                policy, arm = names(key)
-                if arm is None and policy in self._newest:
-                    self._newest[policy] = max(self._newest[policy], decode_head(value).version)
+            if record.value is None:
+                return
+            if named is not None and named[0] in self._read and named[2].startswith(KIND):
+                one, found = decode(record.value), self._read[named[0]]
+                found.add(one)
+                found.keep(self._most[named[0]])
+                found.newest = max(found.newest or 0, one.version)
+            elif named is None:
+                policy, arm = names(record.key)
+                if arm is None and policy in self._read:
+                    found = self._read[policy]
+                    found.newest = max(found.newest or 0, decode_head(record.value).version)
         except ValueError as error:
-            log.warning("a record of the policies topic was passed over", offset=message.offset(), why=str(error))
+            log.warning("a record of the policies topic was passed over", offset=record.offset, why=str(error))

@@ -9,12 +9,13 @@ pending there, and then takes the input again: `take` up to each later cut, `rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from policies.model import Model, Sums
 from policies.references import References
@@ -36,6 +37,14 @@ __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "R
 FLUSH_ROWS = 16_384
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """What the sums in one checkpoint take, unless a setting says otherwise."""
+
+
+class Lookup(Protocol):
+    """References of policies, as `streams.references.ReferenceReader` has them."""
+
+    def of(self, policy: str) -> References: ...
+    def unknown(self, policy: str, versions: Iterable[npt.NDArray[np.integer[Any]]]) -> set[int]: ...
+    def look_up(self, versions: Mapping[str, Iterable[int]]) -> None: ...
 
 
 class GapError(Exception):
@@ -68,8 +77,8 @@ class Rules:
     ``models``: of each policy, that of its first half-life. ``ladders``: of the policies with several, the model of each.
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
-    how long. ``blocks``: memory and files for pending rows. ``references``: gives a policy's references
-    up to a version; of the policies in ``referring``, each with its limit of Huber's rule.
+    how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
+    ``referring``, each with its limit of Huber's rule.
     """
 
     decoder: Decoder
@@ -82,7 +91,7 @@ class Rules:
     checkpoint_bytes: int = CHECKPOINT_BYTES
     expire_ms: Mapping[str, int] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
-    references: Callable[[str, int], References] | None = None
+    references: Lookup | None = None
     referring: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
@@ -224,10 +233,30 @@ class PartitionState:
         gathered = self._gathered.setdefault(group.policy, Gathered())
         gathered.impressions.append(group)
         gathered.rows += len(learning)
-        if gathered.rows >= FLUSH_ROWS:
+        if gathered.rows >= FLUSH_ROWS and not self.unknown_versions(group.policy):
             self._flush(group.policy)
 
+    def unknown_versions(self, *policies: str) -> dict[str, set[int]]:
+        """What gathered rows name and `Rules.references` has to look up first, by policy; of all policies if none is given.
+
+        What was not looked up is by `freeze`, which then blocks.
+        """
+        if self.rules.references is None:
+            return {}
+        found = {
+            policy: self.rules.references.unknown(policy, self._gathered[policy].versions)
+            for policy in policies or self._gathered
+            if policy in self.rules.referring and policy in self._gathered
+        }
+        return {policy: versions for policy, versions in found.items() if versions}
+
+    def _look_up(self, *policies: str) -> None:
+        unknown = self.unknown_versions(*policies)
+        if unknown and self.rules.references is not None:
+            self.rules.references.look_up(unknown)
+
     def _flush(self, policy: str) -> None:
+        self._look_up(policy)
         gathered = self._gathered.pop(policy, None)
         if gathered is None:
             return
@@ -235,8 +264,8 @@ class PartitionState:
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
         references = self.rules.references if policy in self.rules.referring else None
-        if references is not None and gathered.newest >= 0:
-            known, limit = references(policy, gathered.newest), self.rules.referring[policy]
+        if references is not None:
+            known, limit = references.of(policy), self.rules.referring[policy]
             logistic = self.rules.models[policy].family == "logistic"
             batch = referred(batch, gathered, known, linearised=logistic, limit=limit)
         self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
@@ -256,8 +285,10 @@ class PartitionState:
     def freeze(self, watermark: int | None) -> list[Message]:
         """Cut a checkpoint at the present positions, with the watermark moved to ``watermark``.
 
-        Returns the records that one transaction has to hold, none if nothing changed since the last cut.
+        Returns the records that one transaction has to hold, none if nothing changed since the last cut. Raises ReadError, and has
+        changed nothing, if references cannot be looked up.
         """
+        self._look_up()
         if watermark is not None:
             self._matured.extend(self.join.advance(watermark))
         place = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,21 @@ import pytest
 
 from policies.batch import FloatArray
 from policies.model import make_model
+from policies.prior import Prior
 from policies.references import Reference, References, decode
-from policies.snapshot import build
+from policies.snapshot import build, encode_head
+from policies.snapshot_records import head_key
 from streams.checkpoint import Writer
-from streams.events import Impression, Outcome
+from streams.events import Impression, Outcome, encode
 from streams.failpoints import failpoints
 from streams.messages import Message
 from streams.published import read_published
+from streams.reading import ReadError, SimpleRecord
 from streams.references import ReferenceReader, ReferenceWriter, ring
+from streams.rules import rules
 from streams.settings import Settings
 from streams.snapshots import history as snapshots_of
+from streams.state import Fetched, PartitionState
 from streams.topics import create
 from tests.loop import Loop
 from tests.test_exactly_once import hour_ago_ms
@@ -61,8 +67,25 @@ def publish(settings: Settings, found: dict[int, dict[str, list[float]]]) -> Non
     of = ReferenceWriter("front", ring(policy, settings.meta_interval_s))
     of.restore(read_published(settings)[1].get("front", {}))
     for version, means in found.items():
-        writer.commit([of.message(reference(version, means))])
+        writer.commit([of.message(reference(version, means)), head(version)])
+    writer.commit([head(4 + max(found))])
     writer.close()
+
+
+def head(version: int) -> Message:
+    """Of a snapshot that changed nothing but its version; readers that want its arms wait for the next one."""
+    prior = Prior(mean=np.zeros(2), tau2=np.ones(2), s2=1.0)
+    made = build(
+        "front",
+        model=make_model("linear", dimension=2),
+        sums={},
+        prior=prior,
+        version=version,
+        previous=None,
+        time_ms=0,
+        now_ms=0,
+    )
+    return Message("policies", head_key("front"), encode_head(made))
 
 
 def reference(version: int, means: dict[str, list[float]]) -> Reference:
@@ -125,7 +148,7 @@ def huber_truth(log: list[Impression | Outcome], limit: float) -> dict[str, Floa
         x, reward = np.array(one.context), 4.0 * click.value
         if (one.snapshot or 0) >= min(MEANS):
             m = float(x @ at(one.snapshot or 0, one.arm))
-            reward = m + float(np.clip(reward - m, -limit, limit))
+            reward = float(np.clip(reward, min(m - limit, 0.0), max(m + limit, 0.0)))
         sums[one.arm] += reward * x
     return sums
 
@@ -214,12 +237,20 @@ def test_a_reader_looks_when_a_row_names_a_newer_version_and_not_else(
         catch_up()
 
     monkeypatch.setattr(reader, "_catch_up", counted)
-    assert reader.up_to("front", 5).of(5) is None
-    publish(settings, MEANS)
-    for version, known in ((5, 3), (8, 8), (7, 3), (2, None), (99, 8)):
-        one = reader.up_to("front", version).of(version)
-        assert (None if one is None else one.version) == known
-    assert looks == 3
+
+    def up_to(version: int) -> float | None:
+        reader.look_up({"front": reader.unknown("front", [np.array([version])])})
+        points, index = reader.of("front").points(np.array([version]), np.array([0]), ["a"], 2)
+        return None if index[0] < 0 else points[0, 0]
+
+    assert up_to(5) is None
+    publish(settings, {3: MEANS[3]})
+    for version, first in ((5, None), (7, 0.5), (3, 0.5), (2, None), (99, None), (99, None), (8, None)):
+        assert up_to(version) == first
+    assert looks == 4
+    publish(settings, {8: MEANS[8]})
+    assert [up_to(9), up_to(7), up_to(99)] == [0.25, 0.5, None]
+    assert looks == 5
 
 
 def test_the_ring_goes_on_where_it_was() -> None:
@@ -242,7 +273,7 @@ def test_the_ring_goes_on_where_it_was() -> None:
 
 def test_snapshots_give_their_means() -> None:
     """Of a model with weights; the logistic one's are on the logit scale, as its points are."""
-    from policies.prior import BetaPrior, Prior
+    from policies.prior import BetaPrior
     from policies.references import reference_of
 
     model = make_model("logistic", dimension=1)
@@ -264,3 +295,33 @@ def test_snapshots_give_their_means() -> None:
     with pytest.raises(ValueError, match="has no weights"):
         reference_of(other)
     assert References().of(1) is None
+
+
+class Unreachable:
+    """References behind a broker that does not answer."""
+
+    def of(self, policy: str) -> References:
+        return References(newest=0)
+
+    def unknown(self, policy: str, versions: Any) -> set[int]:
+        return {version for column in versions for version in column.tolist()}
+
+    def look_up(self, versions: Any) -> None:
+        raise ReadError("no broker")
+
+
+def test_a_checkpoint_that_cannot_look_up_changes_nothing() -> None:
+    """Neither watermark nor rows: the next one is what this would have been."""
+    settings = Settings(policies={"front": {"model": "logistic", "dimension": 2, "window_s": 1, "grace_s": 1}})
+    working = rules(settings)
+    log = [one for one in events(1, 20) if isinstance(one, Impression)]
+    shown = [SimpleRecord(i, one.ts, None, encode(one, "json"), []) for i, one in enumerate(log)]
+    partition = PartitionState(0, rules=replace(working, references=Unreachable()))
+    partition.take(Fetched("impressions", 0, 0, len(shown), shown))
+    with pytest.raises(ReadError):
+        partition.freeze(log[-1].ts)
+    assert partition.join.watermark is None
+    assert partition.join.pending.rows == len(log)
+    partition.rules = working
+    assert partition.freeze(log[-1].ts)
+    assert sum(one.count for one in partition.sums["front"].values()) == len(log)

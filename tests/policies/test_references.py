@@ -78,6 +78,22 @@ def test_huber_is_a_function_of_the_final_reward() -> None:
         assert final in (0.0, total) or abs(final - m) == limit
 
 
+def test_more_reward_is_never_less_pseudo_reward() -> None:
+    """Nor of the other sign, whatever was expected; nothing is moved away from 0."""
+    reward = np.linspace(-9, 9, 73)
+    for m in (-5.0, -0.5, 0.0, 0.5, 5.0):
+        found = huber(reward, np.full(73, m), 1.0)
+        assert (np.diff(found) >= 0).all()
+        assert (np.abs(found) <= np.abs(reward)).all()
+
+
+def test_a_version_that_nobody_published_has_no_reference() -> None:
+    """However many there are below it: what is published later must not change what it is worth."""
+    known = references((3, {"a": [3.0]})).copy(5)
+    points, index = known.points(np.array([3, 5, 6]), np.zeros(3, np.intp), ["a"], 1)
+    assert [None if i < 0 else points[i, 0] for i in index] == [3.0, 3.0, None]
+
+
 def rows(x: FloatArray, reward: FloatArray) -> Batch:
     """One arm's rows."""
     n, hit = len(x), np.flatnonzero(reward)
