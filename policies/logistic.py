@@ -1,23 +1,25 @@
 """Logistic regression sums, disjoint arms, in the form of one step of iteratively reweighted least squares.
 
-Around a linearisation point w* that is fixed and known (d,), with eta = x^T w*, p = sigma(eta) and v = p (1 - p), the
+Around a linearisation point w* (d,) that is known when a row enters, with eta = x^T w*, p = sigma(eta) and v = p (1 - p), the
 log-likelihood of r ~ Bernoulli(sigma(x^T theta)) is quadratic in theta to second order, with
 
     H = sum w v x x^T,    u = sum w (v eta - p) x + sum w r x
 
 so that the posterior under theta ~ N(mu, T) has precision T^-1 + H and mean (T^-1 + H)^-1 (T^-1 mu + u) (McCullagh and
 Nelder 1989, section 2.5). Given w*, sums merge exactly, and a reward of r adds exactly r x: nothing depends on order.
-The approximation is good where x^T theta is within about 1 of x^T w*; at w* = 0 it is least squares, so name a point:
-the logit of the usual rate at the context's constant is the least. Rewards lie in [0, 1]. Scores are on the logit
-scale, where the order of arms, of draws and so Thompson's probabilities are those of the rates.
+The approximation is good where x^T theta is within about 1 of x^T w*; at w* = 0 it is least squares. A batch may bring a point
+for each row, the arm's published mean by the version that the impression names (policies/references.py): each row is then a
+quadratic around its own, and these add. Rows without one go around the model's `point`: the logit of the usual rate at the
+context's constant is the least to name. Rewards lie in [0, 1]. Scores are on the logit scale, where
+the order of arms, of draws and so Thompson's probabilities are those of the rates.
 
 Sums are those of the linear model on rows of d + 1 numbers, sqrt(v) x and sqrt(v) eta - p/sqrt(v): their A holds H, and
 the part of u without rewards as its last column, so that forgetting and what is pending apply to both alike. The record
 is that of policies/records.py with d the length of the context, b of d + 1 numbers, A of (d + 1)(d + 2)/2, and
 
-    point    bytes <f8, d numbers: w*
+    point    bytes <f8, d numbers: the model's own w*
 
-A reader with another point refuses it: sums around two points cannot be added.
+A reader with another one refuses it: rows that name no version would go around two points.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reference weights: the arms' means as published with a meta-change, for what enters sums and has to be estimated first.
 
 "Whatever is estimated and enters sums is taken from the version that the impression names": the reference of an impression that
-names the version v is the mean (d,) of its arm as published with the last meta-change at or before v. It is the point around
+names the version v is the mean (d,) of its arm as the publisher published it with its last meta-change at or before v (an
+older version that is published again changes no reference). It is the point around
 which the logistic model is linearised for that row, and what Huber's rule measures a reward from. So sums stay a
 function of the log and of what was published. Rows of other references add up, because each is a quadratic of its own.
 

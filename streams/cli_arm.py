@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,43 +41,30 @@ def _say(settings: Settings, policy: str, verb: str, arm: str, reason: str, json
     print_json(row) if json else print_record(row, title=f"arm {arm} of {policy}")
 
 
-@app.command()
-def add(
-    policy: Policy,
-    arm: Arm,
-    config: Config = None,
-    bootstrap: Bootstrap = None,
-    reason: Reason = "",
-    json: Json = False,
-) -> None:
-    """Let an arm be chosen before anybody has shown it: it starts from the prior. Takes back a removal or a renaming."""
-    _say(_reachable(config, bootstrap, policy), policy, "add", arm, reason, json)
+PLAIN = {
+    "add": "Let an arm be chosen before anybody has shown it: it starts from the prior. Takes back a removal or a renaming.",
+    "pause": "Show an arm no more until it is resumed; what still comes of it is learned.",
+    "resume": "Show a paused arm again, with all that it has learned.",
+}
+"""Verbs that take back nothing that was learned, and what they do."""
 
 
-@app.command()
-def pause(
-    policy: Policy,
-    arm: Arm,
-    config: Config = None,
-    bootstrap: Bootstrap = None,
-    reason: Reason = "",
-    json: Json = False,
-) -> None:
-    """Show an arm no more until it is resumed; what still comes of it is learned."""
-    _say(_reachable(config, bootstrap, policy), policy, "pause", arm, reason, json)
+def _plain(verb: str) -> Callable[..., None]:
+    def command(
+        policy: Policy,
+        arm: Arm,
+        config: Config = None,
+        bootstrap: Bootstrap = None,
+        reason: Reason = "",
+        json: Json = False,
+    ) -> None:
+        _say(_reachable(config, bootstrap, policy), policy, verb, arm, reason, json)
+
+    return command
 
 
-@app.command()
-def resume(
-    policy: Policy,
-    arm: Arm,
-    config: Config = None,
-    bootstrap: Bootstrap = None,
-    reason: Reason = "",
-    json: Json = False,
-) -> None:
-    """Show a paused arm again, with all that it has learned."""
-    _say(_reachable(config, bootstrap, policy), policy, "resume", arm, reason, json)
+for _verb, _help in PLAIN.items():
+    app.command(_verb, help=_help)(_plain(_verb))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from dataclasses import replace
 import structlog
 
 from policies.arms import Roster
-from policies.baseline import DRIFT_KEPT, NOTHING_KEPT, both
+from policies.baseline import DRIFT_KEPT, NOTHING_KEPT, Baseline, both
 from policies.delay import mean_delay_s
 from policies.meta_cuts import Baselines, read_arm, reset
 from policies.meta_means import KEPT, Means, due, take_means
@@ -149,7 +149,7 @@ class PolicyMeta:
             self._moved = True
 
     def forget(self, arm: str) -> None:
-        """Let go of an arm that has been removed, for good: its test, its reset, and the baseline's record."""
+        """Let go of what is known of an arm: its test, its reset, and the baseline's record."""
         tests = {name: one for name, one in self.state.tests.items() if name != arm}
         since_ms = {name: one for name, one in self.state.since_ms.items() if name != arm}
         self.state = replace(self.state, tests=tests, since_ms=since_ms)
@@ -159,7 +159,12 @@ class PolicyMeta:
         self._moved = True
 
     def settle(self, tracks: ByTrack, now_ms: int) -> tuple[set[str], tuple[str, ...]]:
-        """Make the cuts that are due on these sums. Returns the arms that they change, and what changed in words."""
+        """Make the cuts that are due on these sums. Returns the arms that they change, and what changed in words.
+
+        A baseline of more impressions than its sums have is let go of: sums that it was a part of have expired.
+        """
+        for arm in [arm for arm, baselines in self.baselines.items() if _expired(arm, baselines, tracks)]:
+            self.forget(arm)
         cuts, self._cuts = self._cuts, []
         for arm, at_ms, kept in cuts:
             of = {one: (self.models[one], sums[arm]) for one, sums in tracks.items() if arm in sums}
@@ -216,3 +221,12 @@ class PolicyMeta:
     def written(self) -> None:
         """What `messages` gave is committed."""
         self._records, self._moved = {}, False
+
+
+def _expired(arm: str, baselines: Mapping[float, Baseline], tracks: ByTrack) -> bool:
+    """Whether an arm's sums have fewer impressions than what is not to be believed of them."""
+    return any(
+        arm in tracks[track] and tracks[track][arm].count < cut.part.count
+        for track, cut in baselines.items()
+        if track in tracks
+    )

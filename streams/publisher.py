@@ -162,10 +162,6 @@ class Publisher:
             if time.monotonic() - known.meta_at >= META_WRITE_S:
                 self._commit(known, writer, [])
 
-    def announce(self, policy: str, arm: str, now_ms: int) -> None:
-        """An announced change at this event time (ms): from the next snapshot on the arm is the policy's prior again."""
-        self._policies[policy].meta.announce(arm, now_ms)
-
     def _judge(self) -> None:
         """Learn from the matured rows that have come."""
         if self._feedback is None:
@@ -286,7 +282,7 @@ class Publisher:
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
             written = messages(snapshot, full=bool(why))
             if known.references is not None and why:
-                written.insert(0, known.references.message(reference_of(snapshot)))
+                written[:0] = known.references.messages(reference_of(snapshot))
             self._commit(known, writer, written)
             known.snapshot = snapshot
         known.taken_over = False

@@ -36,6 +36,8 @@ TIMEOUT_S = 10.0
 MOST_NEVER = 10_000
 """Versions that were never published, and are remembered so that they are not looked up again."""
 RING_MARGIN, RING_MOST = 64, 1024
+RECORD_BYTES = 7_500_000
+"""What a reference may take: the topic takes records of 8 MiB."""
 
 
 def wants(policy: PolicySettings) -> bool:
@@ -59,11 +61,17 @@ class ReferenceWriter:
         found = [(decode(value).version, kind) for (_, kind), value in records.items() if kind.startswith(KIND)]
         self._next = (int(max(found)[1].removeprefix(KIND)) + 1) % self._size if found else 0
 
-    def message(self, one: Reference) -> Message:
-        """The record of the next reference."""
+    def messages(self, one: Reference) -> list[Message]:
+        """The record of the next reference; none if it is too large for the topic, and rows go by the one before."""
+        value = encode(self._policy, one)
+        if len(value) > RECORD_BYTES:
+            log.error(
+                "a reference is too large to be published", policy=self._policy, bytes=len(value), most=RECORD_BYTES
+            )
+            return []
         key = reference_key(self._policy, self._next)
         self._next = (self._next + 1) % self._size
-        return Message("policies", key, encode(self._policy, one))
+        return [Message("policies", key, value)]
 
 
 def reference_writer(settings: Settings, name: str) -> ReferenceWriter | None:

@@ -169,3 +169,17 @@ def test_a_renamed_arm_takes_its_reset_along() -> None:
     assert meta.read("b", sums[0.0]["b"], now_ms=START_MS).n_eff == 0.0
     gone = [message for message in meta.messages() if message.key == baseline_key("front", "a")]
     assert [message.value for message in gone] == [None]
+
+
+def test_a_reset_does_not_outlive_the_sums_that_it_was_of() -> None:
+    """An arm whose sums have expired and that comes back starts from its prior, not from less than nothing."""
+    meta = PolicyMeta("front", policy())
+    tracks = sums_of(meta)
+    meta.announce("a", START_MS)
+    meta.settle(tracks, START_MS)
+    meta.settle({0.0: {}}, START_MS)  # taken out of the snapshots for a while
+    assert meta.read("a", tracks[0.0]["a"], now_ms=START_MS).n_eff == 0.0
+    few = sums_of(meta, 20, 2)
+    meta.settle(few, START_MS)
+    assert meta.read("a", few[0.0]["a"], now_ms=START_MS).n_eff == 20.0
+    assert {message.key: message.value is None for message in meta.messages()}[baseline_key("front", "a")]

@@ -14,7 +14,7 @@ import pytest
 from policies.batch import FloatArray
 from policies.model import make_model
 from policies.prior import Prior
-from policies.references import Reference, References, decode
+from policies.references import Reference, References, decode, reference_key
 from policies.snapshot import build, encode_head
 from policies.snapshot_records import head_key
 from streams.checkpoint import Writer
@@ -67,7 +67,7 @@ def publish(settings: Settings, found: dict[int, dict[str, list[float]]]) -> Non
     of = ReferenceWriter("front", ring(policy, settings.meta_interval_s))
     of.restore(read_published(settings)[1].get("front", {}))
     for version, means in found.items():
-        writer.commit([of.message(reference(version, means)), head(version)])
+        writer.commit([*of.messages(reference(version, means)), head(version)])
     writer.commit([head(4 + max(found))])
     writer.close()
 
@@ -259,7 +259,7 @@ def test_the_ring_goes_on_where_it_was() -> None:
     records: dict[tuple[str | None, str], bytes] = {}
 
     def write(one: ReferenceWriter, version: int) -> None:
-        message: Message = one.message(reference(version, MEANS[3]))
+        (message,) = one.messages(reference(version, MEANS[3]))
         kind = (message.key or b"").split(b"reference ")[1].decode()
         records[None, f"reference {kind}"] = message.value or b""
 
@@ -325,3 +325,13 @@ def test_a_checkpoint_that_cannot_look_up_changes_nothing() -> None:
     partition.rules = working
     assert partition.freeze(log[-1].ts)
     assert sum(one.count for one in partition.sums["front"].values()) == len(log)
+
+
+def test_a_reference_that_the_topic_does_not_take_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshot is published without it, and the next one takes its place in the ring."""
+    writer = ReferenceWriter("p", 3)
+    monkeypatch.setattr("streams.references.RECORD_BYTES", 10)
+    assert writer.messages(reference(4, MEANS[3])) == []
+    monkeypatch.undo()
+    (message,) = writer.messages(reference(5, MEANS[3]))
+    assert message.key == reference_key("p", 0)
