@@ -17,6 +17,7 @@ class Role(StrEnum):
 
     learner = "learner"
     publisher = "publisher"
+    encoder = "encoder"
 
 
 def demo(
@@ -39,7 +40,7 @@ def demo(
 
 def worker(
     roles: Annotated[
-        list[Role] | None, typer.Argument(metavar="ROLE", help="learner, publisher; both if none is given.")
+        list[Role] | None, typer.Argument(metavar="ROLE", help="learner, publisher (both if none is given); encoder.")
     ] = None,
     role: Annotated[list[Role] | None, typer.Option("--role", help="The same as an option; repeatable.")] = None,
     metrics_port: Annotated[
@@ -51,8 +52,13 @@ def worker(
     config: Config = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Run a learner (joins and sums), a publisher (snapshots), or both, until it is told to stop."""
+    """Run a learner (joins and sums), a publisher (snapshots), both, or an encoder, until it is told to stop."""
     settings = settings_from(config, bootstrap, metrics_port=metrics_port, instance_id=instance_id)
+    chosen = [*(roles or ()), *(role or ())] or [Role.learner, Role.publisher]
+    if Role.encoder in chosen:
+        from streams.encoder_worker import run_encoder
+
+        raise typer.Exit(run_encoder(settings, alone=set(chosen) == {Role.encoder}))
     if not settings.policies:
         from streams.settings import SettingsError
 
@@ -62,7 +68,6 @@ def worker(
     from streams import topics
 
     end_with(topics.check(settings))
-    chosen = [*(roles or ()), *(role or ())] or list(Role)
     if Role.learner not in chosen:  # a learner finds out when it recovers
         from streams.sums import read_states
 
