@@ -80,7 +80,7 @@ class Window:
     """Texts that wait, and the batches of the present cohort. Not safe from several threads.
 
     Args:
-        budget_tokens: tokens of a batch at most; may be lowered at any time.
+        budget_tokens: tokens of a batch at most; `lower` makes it less.
         window_tokens: tokens of a cohort at most, one text more than full.
         padded: whether a text counts as many tokens as the longest of its batch.
 
@@ -121,6 +121,12 @@ class Window:
         self.texts -= len(batch)
         self.tokens -= sum(item.tokens for item in batch)
         return batch
+
+    def lower(self, budget_tokens: int) -> None:
+        """Have batches of no more than that many tokens from now on."""
+        self.budget_tokens = min(self.budget_tokens, budget_tokens)
+        rest = [item for batch in self._cohort for item in batch]
+        self._cohort = deque(cut(rest, budget_tokens=self.budget_tokens, padded=self.padded))
 
     def _next_cohort(self) -> Batch:
         cohort: Batch = []

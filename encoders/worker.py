@@ -216,11 +216,12 @@ class Pipeline:
     def _less_memory(self, part: Batch) -> None:
         tokens = sum(item.tokens for item in part)
         with self._changed:
-            self._window.budget_tokens = budget = max(1, min(self._window.budget_tokens, tokens) // 2)
+            self._window.lower(max(1, tokens // 2))
+            budget = self._window.budget_tokens
         if self._encoder.device.type == "cuda":
             torch.cuda.empty_cache()
         self._watch.budget(budget)
-        log.warning("memory ran out; the budget is halved", tokens=tokens, budget_tokens=budget)
+        log.warning("memory ran out; batches are made smaller", tokens=tokens, budget_tokens=budget)
 
     def _answer(self, answers: list[tuple[Any, Outcome]]) -> None:
         self._on_done(answers)

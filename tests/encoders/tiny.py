@@ -12,10 +12,31 @@ pytest.importorskip("torch", reason="the extra `encoder` is not installed: pip i
 pytest.importorskip("transformers", reason="the extra `encoder` is not installed: pip install 'clickloop[encoder]'")
 
 import torch
-import transformers
+import transformers as untyped
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-WORDS = "red blue green shoes hat coat for a child and the one two three sale small large warm light".split()
+transformers: Any = untyped
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "shoes",
+    "hat",
+    "coat",
+    "for",
+    "a",
+    "child",
+    "and",
+    "the",
+    "one",
+    "two",
+    "three",
+    "sale",
+    "small",
+    "large",
+    "warm",
+    "light",
+]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "poison", "outside", *WORDS, "##s", "##x"]
 DIMENSION, MAX_LENGTH = 32, 24
 POISON, OUTSIDE = "poison", "outside"
