@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from tests.encoders import tiny
+
+# isort: split
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch  # after `tiny`, which skips without it
+import torch
 
 from encoders import hardware
 from encoders import model as module
@@ -17,7 +21,6 @@ from encoders.batching import Tokenised, Vectors
 from encoders.errors import ModelError
 from encoders.model import Encoder, load
 from encoders.packed import PackedBert
-from tests.encoders import tiny
 
 
 def reference(folder: Path, texts: list[str], *, pooling: str, normalise: bool) -> Vectors:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from tests.encoders import tiny
+
+# isort: split
+
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,6 @@ from encoders.batching import Outcome
 from encoders.errors import ModelError, TextError
 from encoders.model import Encoder, Prepared, load
 from encoders.worker import Job, Pipeline, Watch, is_out_of_memory
-from tests.encoders import tiny
 
 
 class Answers:
