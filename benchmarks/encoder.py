@@ -229,14 +229,15 @@ def measure(given: argparse.Namespace, names: list[str]) -> dict[str, Any]:
     cpus: dict[str, list[float]] = {name: [] for name in variants}
     apart = dict.fromkeys(variants, 0.0)
     for block in _blocks(texts, given.blocks):
-        reference = variants[REFERENCE](block)  # not timed: what the others are compared with
-        for name, encode in variants.items():
+        found: dict[str, Vectors] = {}
+        for name, encode in variants.items():  # the reference is the first
             part = block[: -(-len(block) // SHARE.get(name, 1))]
             wall, cpu = time.perf_counter(), time.process_time()
-            found = encode(part)
+            found[name] = encode(part)
             walls[name].append((time.perf_counter() - wall) / len(part))
             cpus[name].append((time.process_time() - cpu) / len(part))
-            apart[name] = max(apart[name], _apart(found, reference[: len(part)], cosine=name == "ours_bf16"))
+            distance = _apart(found[name], found[REFERENCE][: len(part)], cosine=name == "ours_bf16")
+            apart[name] = max(apart[name], distance)
         print("  ".join(f"{name} {1 / walls[name][-1]:.0f}/s" for name in variants), flush=True)
     tokens = sum(map(len, Plain(given.model, given.revision, device).tokenizer(texts)))
     rates = {name: 1 / float(np.mean(wall)) for name, wall in walls.items()}

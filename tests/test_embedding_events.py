@@ -34,7 +34,7 @@ def test_a_request_reads_as_it_was_written(request_: EmbeddingRequest, golden: b
     """The JSON is the documented one, and both codecs bring the same back; a time of zero is a time."""
     assert encode_request(request_) == golden
     for codec in ("json", "msgpack"):
-        written = encode_request(request_, codec)  # type: ignore[arg-type]
+        written = encode_request(request_, codec)
         assert decode_request(written, [], most_bytes=100) == request_
         assert decode_request(written, [("content-type", f"application/{codec}".encode())], most_bytes=100) == request_
 

@@ -96,6 +96,12 @@ class World:
             group.close()
         return left
 
+    def written(self) -> int:
+        """How many records the topic of vectors has taken."""
+        with reader(self.settings.librdkafka()) as consumer:
+            topic = self.settings.topics.embeddings
+            return sum(bounds(consumer, topic, number, timeout_s=10)[1] for number in range(2))
+
     def records(self, topic: str, partitions: int) -> list[SimpleRecord]:
         found: list[SimpleRecord] = []
         with reader(self.settings.librdkafka()) as consumer:
@@ -147,7 +153,7 @@ def check(world: World, encoder: Encoder, texts: Sequence[str], *, most: int = 1
 
 
 def metric(worker: WorkerProcess, name: str) -> float:
-    with urllib.request.urlopen(worker.metrics_url, timeout=5) as answer:
+    with urllib.request.urlopen(worker.metrics_url, timeout=5) as answer:  # noqa: S310 - an address of this test's own
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
@@ -196,35 +202,42 @@ def test_what_is_there_is_not_encoded_again(world: World, encoder: Encoder) -> N
 
 
 def test_a_killed_worker_loses_nothing(world: World, encoder: Encoder) -> None:
-    """SIGKILL at random moments, a successor each time: in the compacted view every text has one vector, and none is missing."""
+    """SIGKILL in the middle of the work, twice: in the compacted view every text has one vector, and none is missing."""
     rng = random.Random(0)
     texts = tiny.texts(3_000, seed=3)
-    for part in range(3):
-        world.ask(texts[part * 1_000 : (part + 1) * 1_000])
-        worker = world.start()
-        time.sleep(rng.random())
+    world.ask(texts)
+    world.producer.flush(30)
+    for _ in range(2):
+        before = world.written()
+        worker = world.start(ready=False)
+        while world.written() == before:
+            worker.check()
+            time.sleep(0.01)
+        time.sleep(rng.random() / 4)
         worker._process.kill()
         worker._process.wait()
+    assert world.uncommitted()
     world.start(ready=False)
     world.wait_answered()
-    check(world, encoder, texts, most=4)
+    check(world, encoder, texts, most=3)
 
 
 def test_two_workers_share_the_partitions(world: World, encoder: Encoder) -> None:
     """One joins, one leaves in order while requests flow: all are answered, by one vector in the compacted view."""
-    texts = tiny.texts(1_500, seed=4)
+    texts = tiny.texts(900, seed=4)
     first = world.start()
-    world.ask(texts[:500])
+    world.ask(texts[:300])
     second = world.start()
-    world.ask(texts[500:1_000])
+    world.ask(texts[300:600])
     world.wait_answered()
     first.stop()
-    world.ask(texts[1_000:])
+    world.ask(texts[600:])
     world.wait_answered()
     assert second._process.poll() is None
     check(world, encoder, texts, most=3)
 
 
+@pytest.mark.whole
 def test_brokers_that_go_away_are_waited_for(
     apache_kafka: ApacheKafka, prefix: str, folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -249,9 +262,9 @@ def test_brokers_that_go_away_are_waited_for(
 
 def test_a_flood_waits_in_kafka(bootstrap: str, prefix: str, folder: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Far more requests than there is memory for: what the worker holds stays within its bound, and all are answered."""
-    world = World(bootstrap, prefix, folder, tmp_path, queue_mb=1.0)
+    world = World(bootstrap, prefix, folder, tmp_path, queue_mb=0.5)
     long = " and no more of this" * 200
-    texts = [f"{text} {number}{long}" for number, text in enumerate(tiny.texts(5_000, seed=6))]
+    texts = [f"{text} {number}{long}" for number, text in enumerate(tiny.texts(1_500, seed=6))]
     try:
         world.ask(texts)
         worker = world.start()
@@ -259,7 +272,7 @@ def test_a_flood_waits_in_kafka(bootstrap: str, prefix: str, folder: Path, encod
         while world.uncommitted():
             worker.check()
             most = max(most, metric(worker, "clickloop_encoder_queue_bytes "))
-        assert 0 < most < 1e6 + 500 * (2 * 4_500 + 2_000)  # the bound and what is taken at a time
+        assert 0 < most < 0.5e6 + 500 * (2 * 4_500 + 2_000)  # the bound and what is taken at a time
         check(world, encoder, texts, most=1)
     finally:
         world.close()
