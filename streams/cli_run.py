@@ -56,9 +56,11 @@ def worker(
     settings = settings_from(config, bootstrap, metrics_port=metrics_port, instance_id=instance_id)
     chosen = [*(roles or ()), *(role or ())] or [Role.learner, Role.publisher]
     if Role.encoder in chosen:
-        from streams.encoder_worker import run_encoder
+        from streams import encoder_worker
 
-        raise typer.Exit(run_encoder(settings, alone=set(chosen) == {Role.encoder}))
+        encoder_worker.check_settings(settings, alone=set(chosen) == {Role.encoder})
+        end_with(encoder_worker.problems(settings))
+        raise typer.Exit(encoder_worker.run_encoder(settings))
     if not settings.policies:
         from streams.settings import SettingsError
 

@@ -29,6 +29,7 @@ from streams.settings_errors import SettingsError
 if TYPE_CHECKING:
     from encoders.model import Encoder
     from streams.settings import Settings
+    from streams.topics import Problem
 
 DRAIN_S = 20.0
 DEAF_S = 60.0
@@ -44,13 +45,12 @@ class ExtraMissingError(RuntimeError):
     retriable = False
 
 
-def run_encoder(settings: Settings, *, alone: bool) -> int:
-    """Run the encoder in this process until a signal or a fatal error; the exit code.
+def check_settings(settings: Settings, *, alone: bool) -> None:
+    """Return if an encoder can be run here.
 
     Raises:
         SettingsError: there is no encoder in the settings, or this process was to have another role, too.
         ExtraMissingError: torch or transformers is not installed.
-        ModelError: the model cannot be used.
     """
     if not alone:
         raise SettingsError("worker encoder: takes a process of its own; start the other roles in another one")
@@ -61,8 +61,17 @@ def run_encoder(settings: Settings, *, alone: bool) -> int:
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExtraMissingError(f"the encoder needs {' and '.join(missing)}; run pip install 'clickloop[encoder]'")
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """What is wrong with the encoder's topics. Raises BrokerUnreachable."""
     names = settings.topics
-    topics.require(settings, names.embedding_requests, names.embeddings, names.dead_letters)
+    own = {names.embedding_requests, names.embeddings, names.dead_letters}
+    return [problem for problem in topics.check(settings) if problem.topic in own]
+
+
+def run_encoder(settings: Settings) -> int:
+    """Run the encoder in this process until a signal or a fatal error; the exit code. Raises ModelError."""
     return EncoderWorker(settings, load_encoder(settings)).run()
 
 

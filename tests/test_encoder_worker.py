@@ -201,25 +201,31 @@ def test_what_is_there_is_not_encoded_again(world: World, encoder: Encoder) -> N
     assert sorted(map(len, world.vectors().values()))[-4:] == [1, 2, 2, 2]
 
 
-def test_a_killed_worker_loses_nothing(world: World, encoder: Encoder) -> None:
+def test_a_killed_worker_loses_nothing(
+    shared_apache_kafka: str, prefix: str, folder: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     """SIGKILL in the middle of the work, twice: in the compacted view every text has one vector, and none is missing."""
+    world = World(shared_apache_kafka, prefix, folder, tmp_path)  # the local broker never expels a dead member
     rng = random.Random(0)
     texts = tiny.texts(3_000, seed=3)
-    world.ask(texts)
-    world.producer.flush(30)
-    for _ in range(2):
-        before = world.written()
-        worker = world.start(ready=False)
-        while world.written() == before:
-            worker.check()
-            time.sleep(0.01)
-        time.sleep(rng.random() / 4)
-        worker._process.kill()
-        worker._process.wait()
-    assert world.uncommitted()
-    world.start(ready=False)
-    world.wait_answered()
-    check(world, encoder, texts, most=3)
+    try:
+        world.ask(texts)
+        world.producer.flush(30)
+        for _ in range(2):
+            before = world.written()
+            worker = world.start(ready=False)
+            while world.written() == before:
+                worker.check()
+                time.sleep(0.01)
+            time.sleep(rng.random() / 4)
+            worker._process.kill()
+            worker._process.wait()
+        assert world.uncommitted()
+        world.start(ready=False)
+        world.wait_answered()
+        check(world, encoder, texts, most=3)
+    finally:
+        world.close()
 
 
 def test_two_workers_share_the_partitions(world: World, encoder: Encoder) -> None:
