@@ -143,10 +143,8 @@ def test_an_encoder_needs_its_extra(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without torch or transformers one line names the extra, before anything else is tried."""
-    from streams import encoder_worker
-
     monkeypatch.setenv("CLICKLOOP_ENCODER__MODEL", "/no/such/model")
-    monkeypatch.setattr(encoder_worker.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.run(["worker", "encoder", "--config", config]) == 1
     told = capsys.readouterr().err.splitlines()
     assert told == ["clickloop: the encoder needs torch and transformers; run pip install 'clickloop[encoder]'"]
