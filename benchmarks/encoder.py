@@ -197,7 +197,7 @@ def main() -> None:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=20_000, help="how many (default %(default)s)")
-    parser.add_argument("--blocks", type=int, default=5, help="turns that the variants take (default %(default)s)")
+    parser.add_argument("--blocks", type=int, default=20, help="turns that the variants take (default %(default)s)")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="some of %(default)s")
     parser.add_argument("--model", default=bundled_model(), help="folder or Hugging Face id (default: the bundled one)")
     parser.add_argument("--revision", help="commit of the id")
