@@ -341,6 +341,7 @@ class Publisher:
             reasons=(*(why for why in held.reasons if why.startswith(HELD)), *reasons(controls, held, standing)),
             paused=standing.paused,
             gone=standing.gone,
+            allotment=held.allotment,
         )
         writer.commit(messages(snapshot, full=True))
         known.snapshot = snapshot
