@@ -68,6 +68,7 @@ PLAIN = {
     "meta_state",
     "model",
     "offers",
+    "position_state",
     "posterior",
     "prior",
     "records",
