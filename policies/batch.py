@@ -66,7 +66,7 @@ class Batch:
         )
         _in_range("arm", self.arm, len(self.arms))
         points = 0 if self.points is None else len(self.points)
-        if self.point is not None and len(self.point) and not (-1 <= self.point.min() and self.point.max() < points):
+        if self.point is not None and len(self.point) and not (self.point.min() >= -1 and self.point.max() < points):
             raise ValueError(
                 f"point holds indices from {self.point.min()} to {self.point.max()}; allowed: -1 (none) to {points - 1}, into points"
             )
