@@ -60,6 +60,8 @@ PLAIN = {
     "features",
     "gaussian",
     "ladder",
+    "ledger",
+    "ledger_records",
     "linear_sums",
     "matching",
     "meta_cuts",
