@@ -88,6 +88,8 @@ PLAIN = {
     "stack",
     "student_t",
     "sums",
+    "terms",
+    "terms_records",
     "thompson",
     "thompson_batch",
     "thompson_student",
