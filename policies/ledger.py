@@ -140,22 +140,22 @@ def shown(
     """
     if not len(arm):
         return ledger
-    found, of = np.unique(arm, return_inverse=True)
-    prices = [tariff.arms.get(names[number]) for number in found.tolist()]
+    times = np.bincount(arm)
+    prices = [tariff.arms.get(name) for name in names[: len(times)]]
     counts = dict(ledger.shown)
-    for number, price, n in zip(found.tolist(), prices, np.bincount(of).tolist(), strict=True):
-        if price is not None:
-            counts[names[number]] = counts.get(names[number], 0) + n
-    costs = np.array([0.0 if price is None else price.cost for price in prices])[of]
+    for name, price, n in zip(names, prices, times.tolist(), strict=False):
+        if price is not None and n:
+            counts[name] = counts.get(name, 0) + n
+    costs = np.array([0.0 if price is None else price.cost for price in prices])[arm]
     if cost is not None:
         costs = np.where(np.isnan(cost), costs, cost)
-    budgets = sorted({price.budget for price in prices if price is not None and price.budget is not None})
-    number_of = {budget: i for i, budget in enumerate(budgets)}
-    drawn = np.array([-1 if price is None or price.budget is None else number_of[price.budget] for price in prices])[of]
+    drawing = sorted({price.budget for price, n in zip(prices, times, strict=True) if n and price and price.budget})
+    number_of = {budget: i for i, budget in enumerate(drawing)}
+    drawn = np.array([-1 if price is None else number_of.get(price.budget or "", -1) for price in prices])[arm]
     order = np.argsort(drawn, kind="stable")
-    ends = np.searchsorted(drawn[order], np.arange(len(budgets) + 1))
+    ends = np.searchsorted(drawn[order], np.arange(len(drawing) + 1))
     accounts = dict(ledger.accounts)
-    for i, budget in enumerate(budgets):
+    for i, budget in enumerate(drawing):
         rows = order[ends[i] : ends[i + 1]]
         _add(accounts, tariff, budget, ts[rows], costs[rows], None)
     return replace(
@@ -211,7 +211,10 @@ def _add(
         account = Account(period=period)
     numbers = np.floor_divide((ts - period.anchor_ms).astype(np.float64), period.period_s * 1000.0).astype(np.int64)
     spent, earned = dict(account.spent), dict(account.earned)
-    found, of = np.unique(numbers, return_inverse=True)
+    if numbers[0] == numbers[-1] and (numbers == numbers[0]).all():
+        found, of = numbers[:1], np.zeros(len(numbers), np.intp)
+    else:
+        found, of = np.unique(numbers, return_inverse=True)
     for sums, values in ((spent, cost), (earned, worth)):
         if values is not None:
             added = np.bincount(of, weights=values, minlength=len(found))

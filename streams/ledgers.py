@@ -11,6 +11,7 @@ do not have, and pass over it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from streams.settings_slots import SlotPolicy
 
 LEDGER = "ledger"
+GATHERED_ROWS = 16_384
+"""Impressions that are gathered before they are charged together; a checkpoint charges all."""
 
 
 def ledger_key(policy: str, partition: int) -> bytes:
@@ -65,39 +68,54 @@ def tariffs(policies: Mapping[str, Any]) -> dict[str, Tariff]:
     return {name: found for name, policy in policies.items() if (found := tariff(policy)) is not None}
 
 
+@dataclass(slots=True)
+class _Gathered:
+    """Of one policy, what is not in its ledger yet."""
+
+    names: Sequence[str] = ()
+    arm: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    ts: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    cost: list[npt.NDArray[np.float64] | None] = field(default_factory=list)
+    outcomes: list[Counted] = field(default_factory=list)
+    rows: int = 0
+
+    @property
+    def costs(self) -> npt.NDArray[np.float64] | None:
+        """(rows,) NaN where the event says nothing, None where none does."""
+        if all(part is None for part in self.cost):
+            return None
+        parts = zip(self.arm, self.cost, strict=True)
+        return np.concatenate([np.full(len(arm), np.nan) if part is None else part for arm, part in parts])
+
+
 class Ledgers:
-    """Of one partition, by policy. ``tariffs`` of the policies that have one; others cost nothing."""
+    """Of one partition, by policy, as of the last call of `messages`. ``tariffs`` of the policies that have one; others cost nothing."""
 
     def __init__(self, tariffs: Mapping[str, Tariff]) -> None:
         self.tariffs = tariffs
         self.by_policy: dict[str, Ledger] = {}
+        self._gathered: dict[str, _Gathered] = {}
         self._unwritten: set[str] = set()
 
     def shown(self, group: Impressions, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
         """Charge rows of a batch of impressions. ``names`` of arms by number."""
-        if group.policy in self.tariffs and len(rows):
-            cost = None if group.cost is None else group.cost[rows]
-            self._change(
-                group.policy,
-                shown(
-                    self._of(group.policy),
-                    self.tariffs[group.policy],
-                    names=names,
-                    arm=group.arm[rows],
-                    ts=group.ts[rows],
-                    cost=cost,
-                ),
-            )
+        if group.policy not in self.tariffs or not len(rows):
+            return
+        gathered = self._gathered.setdefault(group.policy, _Gathered())
+        gathered.names = names
+        gathered.arm.append(group.arm[rows])
+        gathered.ts.append(group.ts[rows])
+        gathered.cost.append(None if group.cost is None else group.cost[rows])
+        gathered.rows += len(rows)
+        if gathered.rows >= GATHERED_ROWS:
+            self._charge(group.policy)
 
     def followed(self, joined: Iterable[Joined], arms: Mapping[str, Names]) -> None:
         """Charge outcomes that counted. ``arms``: names of each policy's arms by number."""
-        by_policy: dict[str, list[Counted]] = {}
         for row in joined if self.tariffs else ():
             if row.policy in self.tariffs:
                 one = Counted(arms[row.policy].list[row.arm], row.click.kind, row.click.ts, row.click.cost, row.change)
-                by_policy.setdefault(row.policy, []).append(one)
-        for policy, rows in by_policy.items():
-            self._change(policy, followed(self._of(policy), self.tariffs[policy], rows))
+                self._gathered.setdefault(row.policy, _Gathered()).outcomes.append(one)
 
     def put(self, policy: str, value: bytes) -> None:
         """Go on from a record. Raises RecordError."""
@@ -105,14 +123,18 @@ class Ledgers:
 
     def messages(self, partition: int, offsets: Mapping[Side, int]) -> Iterator[Message]:
         """Records of what changed since the last call, as of these offsets."""
+        for policy in list(self._gathered):
+            self._charge(policy)
         for policy in sorted(self._unwritten):
             value = encode_ledger(self.by_policy[policy], offsets={side: offsets[side] for side in SIDES})
             yield Message("posteriors", ledger_key(policy, partition), value)
         self._unwritten.clear()
 
-    def _of(self, policy: str) -> Ledger:
-        return self.by_policy.get(policy, EMPTY)
-
-    def _change(self, policy: str, after: Ledger) -> None:
-        self.by_policy[policy] = after
+    def _charge(self, policy: str) -> None:
+        gathered, tariff = self._gathered.pop(policy), self.tariffs[policy]
+        ledger = self.by_policy.get(policy, EMPTY)
+        if gathered.rows:
+            arm, ts = np.concatenate(gathered.arm), np.concatenate(gathered.ts)
+            ledger = shown(ledger, tariff, names=gathered.names, arm=arm, ts=ts, cost=gathered.costs)
+        self.by_policy[policy] = followed(ledger, tariff, gathered.outcomes)
         self._unwritten.add(policy)
