@@ -5,7 +5,7 @@ Budget b in the period of `now_ms`, as of all partitions' ledgers::
     spent_b      all that is known to be spent in the period, by events' own times
     u_b          earned/spent of b in the periods that the ledger keeps: a typical value per cost. Without either the last one, at first 0
     lambda_b     one step of policies/budgets.py with eta = ETA and unit u_b, at most MOST_UNITS u_b: no arm is worth that much more than others
-    closed       paused, or spent_b >= amount - margin
+    closed       paused, or spent_b >= amount - margin, in this period or in one that the watermark has not reached
 
 Arms a with a floor or a ceiling: queues in impressions, L_a <- max(0, L_a + f_a n - shown_a) and H_a alike (policies/exposure.py), of which an
 arm's bonus is eta pbar (L_a - H_a); pbar, the mean value of a shown slot, is earned/impressions of the ledger. The queue of an arm that
@@ -173,16 +173,24 @@ def stepped(
     after: dict[str, Paced] = {}
     reasons: list[str] = []
     for name, one in state.budgets.items():
-        paced = one if now_ms <= 0 else _step(one, ledger.accounts.get(name), now_ms)
-        is_closed = not budgets.is_open(paced.budget, now_ms=now_ms, margin=wanted[name].margin)
+        account = ledger.accounts.get(name)
+        paced = one if now_ms <= 0 else _step(one, account, now_ms)
+        there = _ahead(paced.budget, account)
+        is_closed = not all(
+            budgets.is_open(budget, now_ms=now_ms, margin=wanted[name].margin) for budget in (paced.budget, there)
+        )
         after[name] = replace(paced, is_closed=is_closed)
         if is_closed != one.is_closed:
-            reasons.append(f"budget {name} {'closed' if is_closed else 'opened'}: {_told(paced.budget)}")
+            told = f"{there.spent:.6g} of {there.amount:.12g} spent in period {there.period}"
+            reasons.append(f"budget {name} {'closed' if is_closed else 'opened'}: {told}")
     return replace(state, budgets=after), tuple(reasons)
 
 
-def _told(one: Budget) -> str:
-    return f"{one.spent:.6g} of {one.amount:.12g} spent in period {one.period}"
+def _ahead(budget: Budget, account: Account | None) -> Budget:
+    """The budget in the period of which most is spent, of the present one and those that the watermark has not reached."""
+    later = {} if account is None else {n: cost for n, cost in account.spent.items() if n > budget.period}
+    most = max(later, key=lambda n: later[n], default=budget.period)
+    return budget if later.get(most, 0.0) <= budget.spent else replace(budget, period=most, spent=later[most])
 
 
 def _step(one: Paced, account: Account | None, now_ms: int) -> Paced:

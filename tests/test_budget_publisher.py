@@ -270,6 +270,7 @@ def test_what_says_nothing_is_passed_over(value: bytes) -> None:
 
 def test_programs_without_budgets_pass_over_the_records() -> None:
     """The key of a control is no arm's to them, and readers of snapshots take the state for the publisher's own."""
+    assert budget_key("front", "spring") == b"\x94\xa5front\xc0\xa6budget\xa6spring"  # as docs/budgets.md has it
     with pytest.raises(ValueError, match="is not"):
         names(budget_key("front", "spring"))
     collector = Collector()

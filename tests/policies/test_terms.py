@@ -177,6 +177,19 @@ def test_nothing_is_priced_before_event_time_is_known() -> None:
     assert state.closed == {"spring"}
 
 
+def test_what_is_spent_in_a_period_that_the_watermark_has_not_reached_closes() -> None:
+    """At once and without opening between: a watermark that lags lets nobody spend more."""
+    ledger = spend(spend(EMPTY, 1_000, 1.0), 64_500, 100.0)
+    state, told = at(TermsState(), ledger, 60_000)
+    assert state.closed == {"spring"}
+    assert told == ("budget spring closed: 100 of 100 spent in period 1",)
+    assert state.budgets["spring"].budget.spent == 1.0
+    state, told = at(state, ledger, 64_500)
+    assert state.closed == {"spring"}
+    assert told == ()
+    assert at(TermsState(), ledger, 0)[0].closed == {"spring"}
+
+
 def test_a_price_is_limited_by_its_unit_and_without_earnings_stays() -> None:
     """A flood of spending makes no price that periods are needed to come down from; nobody prices what never earned."""
     ledger = spend(EMPTY, 1_000, 1e9)
