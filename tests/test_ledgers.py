@@ -35,12 +35,14 @@ EVENTS = costly(traffic(5, 1_500, start_ms=START_MS, step_ms=20.0).events)
 PARTS: dict[str, Any] = {name: SETTINGS[name] for name in ("ads", "budgets")}
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *, crash: float, budget: int) -> tuple[PartitionState, Committed, int]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, *, crash: float, budget: int, seed: int = 5
+) -> tuple[PartitionState, Committed, int]:
     """The learner of test_budget.py, which is lost again and again, on events that cost something."""
     given = mock.Mock(events=EVENTS)
     monkeypatch.setattr(test_budget, "traffic", lambda *_, **__: given)
     monkeypatch.setattr(test_budget, "set_unit", lambda event, **_: event)
-    return test_budget.run("linear", 5, budget, crash=crash, **PARTS)
+    return test_budget.run("linear", seed, budget, crash=crash, **PARTS)
 
 
 def test_without_a_crash_the_ledger_is_what_one_thread_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +87,25 @@ def forgets_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledgers, "messages", messages)
 
 
-@pytest.mark.parametrize("broken", [None, charges_what_is_replayed, charges_copies, forgets_to_write])
+@pytest.mark.parametrize(
+    ("broken", "seed"),
+    [
+        (None, 5),
+        (None, 6),
+        (None, 7),
+        (None, 8),
+        (charges_what_is_replayed, 5),
+        (charges_copies, 5),
+        (forgets_to_write, 5),
+    ],
+)
 def test_each_event_is_charged_once_over_crashes(
-    monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None] | None
+    monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None] | None, seed: int
 ) -> None:
     """Lost again and again between checkpoints with room for two sums of ten: the oracle's bits, unless a rule is broken."""
     if broken is not None:
         broken(monkeypatch)
-    state, committed, deaths = run(monkeypatch, crash=0.25, budget=TWO_SUMS)
+    state, committed, deaths = run(monkeypatch, crash=0.25, budget=TWO_SUMS, seed=seed)
     assert deaths > 5
     assert (told(state.ledgers.by_policy[POLICY]) == spending(EVENTS)) is (broken is None)
     if broken is None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from policies.allotment import NO_ALLOTMENT, Allotment
 from policies.budgets import most_overspent
+from policies.terms_records import encode_terms, terms_key
 from streams.events import Impression, Outcome, encode
 from streams.ledgers import is_ledger
 from streams.messages import Message
@@ -61,12 +62,28 @@ class Loop:
 
     def __init__(self, made: Settings, *, cut_ms: int, tick_ms: int, behind_ms: int = 0) -> None:
         self.cut_ms, self.tick_ms, self.behind_ms = cut_ms, tick_ms, behind_ms
+        self.made = made
         given = rules(made)
         self.learners = [PartitionState(number, rules=given) for number in range(2)]
         self.publisher = Publisher(made, metrics=Metrics(CollectorRegistry()), leads=lambda: True)
         self.publisher._writer = self.writes = Writes()  # type: ignore[assignment]
         self.published: list[tuple[int, Allotment]] = []
         self.offsets: dict[tuple[int, Side], int] = {}
+
+    def replace(self, *, forgetful: bool) -> None:
+        """Another publisher leads, from what the last one committed; a forgetful one from the snapshots alone."""
+        before = self.publisher
+        written = [one.value for commit in self.writes.commits for one in commit if one.key == terms_key("front")]
+        kept: dict[tuple[str | None, str], bytes] = {}
+        if written and written[-1] is not None and not forgetful:
+            kept[None, "budgets"] = written[-1]
+        after = Publisher(self.made, metrics=Metrics(CollectorRegistry()), leads=lambda: True)
+        after._writer, after._posteriors = before._writer, before._posteriors
+        after._posteriors.everything_changed()
+        known = after._policies["front"]
+        known.snapshot, known.prior = before._policies["front"].snapshot, before._policies["front"].prior
+        known.terms.restore(kept)
+        self.publisher = after
 
     @property
     def allotment(self) -> Allotment:
@@ -217,3 +234,30 @@ def test_a_price_paces_the_spending_of_who_heeds_it() -> None:
     ends = {heeds: max(ts for ts, _ in spent if ts // PERIOD_MS == last) % PERIOD_MS for heeds, spent in made.items()}
     assert ends[False] < PERIOD_MS / 2 < 3 * PERIOD_MS / 4 < ends[True]
     assert 0.7 * 66.0 < by_period(made[True])[last] <= 66.0 + bound(loop)
+
+
+def terms_of(publisher: Publisher) -> bytes:
+    return encode_terms("front", publisher._policies["front"].terms.state)
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+@pytest.mark.parametrize("seed", [5, 6])
+def test_leaders_that_are_replaced_end_where_one_that_never_was_does(seed: int, forgetful: bool) -> None:
+    """Prices, units, late and overspent costs and queues to the last bit, from what was committed; not so if they begin anew."""
+    ads = {"paid": {"budget": "spring", "cost": COST, "floor": 0.5}}
+    ends = []
+    for is_replaced in (False, True):
+        loop, rng = Loop(settings_of(60.0, ads=ads), cut_ms=200, tick_ms=200), np.random.default_rng(seed)
+        loop.take(0, shown(10**6, START_MS, "paid"))
+        loop.take(0, Outcome(decision_id=f"d{10**6}", slot="top", outcome_id="o", ts=START_MS, value=32.0))
+        changes = iter(rng.integers(0, 10, 10**4).tolist())
+
+        def wants(_: Allotment, loop: Loop = loop, changes: Any = changes, is_replaced: bool = is_replaced) -> bool:
+            if next(changes) == 0 and is_replaced:
+                loop.replace(forgetful=forgetful)
+            return True
+
+        spend(loop, seconds=15, seed=seed, wants=wants)
+        ends.append((terms_of(loop.publisher), loop.allotment))
+    assert ends[0][1].price["spring"] > 0.0
+    assert (ends[0] == ends[1]) is not forgetful
