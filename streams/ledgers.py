@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from policies.ledger import EMPTY, Counted, Ledger, Period, Price, Tariff, followed, shown
+from policies.charging import Counted, followed, shown
+from policies.ledger import EMPTY, Ledger, Period, Price, Tariff
 from policies.ledger_records import decode_ledger, encode_ledger
 from streams.cuts import SIDES
 from streams.messages import Message

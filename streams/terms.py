@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.terms import TermsState, Wanted, allotted, heeded, moved, queued, stepped
+from policies.budget_steps import heeded, stepped
+from policies.queues import queued
+from policies.terms import TermsState, Wanted, allotted, moved
 from policies.terms_records import KIND, decode_terms, encode_terms, terms_key
 from streams.messages import Message
 

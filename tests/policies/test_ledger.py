@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.budgets import budget, rolled
-from policies.ledger import EMPTY, KEPT, Account, Counted, Ledger, Period, Price, Tariff, followed, merged, shown
+from policies.charging import Counted, followed, shown
+from policies.ledger import EMPTY, KEPT, Account, Ledger, Period, Price, Tariff, merged
 from policies.ledger_records import decode_ledger, encode_ledger
 from policies.sums import RecordError
 

@@ -12,24 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.allotment import Allotment
+from policies.budget_steps import MOST_UNITS, heeded, stepped
 from policies.budgets import budget, charged
 from policies.budgets import stepped as step_of
+from policies.charging import Counted, followed, shown
 from policies.exposure import ETA
-from policies.ledger import EMPTY, Counted, Ledger, Period, Price, Tariff, followed, shown
+from policies.ledger import EMPTY, Ledger, Period, Price, Tariff
+from policies.queues import MOST_MISSING, queued
 from policies.sums import RecordError
 from policies.terms import (
-    MOST_MISSING,
-    MOST_UNITS,
     BudgetControl,
     Paced,
     Queue,
     TermsState,
     Wanted,
     allotted,
-    heeded,
     moved,
-    queued,
-    stepped,
 )
 from policies.terms_records import decode_terms, encode_terms, terms_key
 
