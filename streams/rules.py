@@ -31,6 +31,7 @@ def rules(settings: Settings) -> Rules:
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         referring=referring,
         tariffs=tariffs(policies),
+        kappa={name: policy.kappa for name, policy in policies.items() if policy.positioned},
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 

@@ -251,6 +251,15 @@ class PolicySettings(SlotPolicy):
         return self
 
     @model_validator(mode="after")
+    def _positions_fit(self) -> Self:
+        if self.positioned and self.model in ("logistic", "beta"):
+            raise ValueError(
+                f"model = {self.model!r} with position effects (positions = {self.positions!r}, {self.kappa}): they scale contexts, which this "
+                "model cannot take; set model = 'linear', 'hybrid' or 'student', or leave positions out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _expiry_is_longer_than_the_window(self) -> Self:
         if 0 < self.expire_s < self.kept_s:
             raise ValueError(

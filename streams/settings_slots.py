@@ -100,6 +100,14 @@ class SlotPolicy(BaseModel):
     allocation: Literal["assignment", "sequential", "sort"] = Field(
         "assignment", description="how several slots are filled: the best together, in turn, or by sorting"
     )
+    positions: Literal["fixed", "learn"] = Field(
+        "fixed",
+        description="whether position effects are those of the settings or learned from clicks; both scale contexts in the sums",
+    )
+    swap_share: Share = Field(
+        0.0,
+        description="share of decisions in which two slots exchange their arms, so that position and merit can be told apart",
+    )
     repeat: bool = Field(False, description="whether one arm may stand in several slots of a decision")
     reserve: float | None = Field(
         None,
@@ -125,6 +133,14 @@ class SlotPolicy(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _positions_can_be_learned(self) -> Self:
+        if self.positions == "learn" and len(self.slots) < 2:
+            raise ValueError(
+                f"positions = 'learn' with slots {sorted(self.slots)}: effects are learned against the first slot; list two or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         for arm, ad in self.ads.items():
             if ad.floor > ad.ceiling:
@@ -138,6 +154,16 @@ class SlotPolicy(BaseModel):
     def _rules_can_be_made(self) -> Self:
         _ = self.rules
         return self
+
+    @property
+    def kappa(self) -> dict[str, float]:
+        """Position effects of the settings by slot, those of 1 left out."""
+        return {name: slot.position for name, slot in self.slots.items() if slot.position != 1.0}
+
+    @property
+    def positioned(self) -> bool:
+        """Whether contexts enter the sums scaled by position effects."""
+        return self.positions == "learn" or bool(self.kappa)
 
     @property
     def rule_fields(self) -> Fields:

@@ -27,7 +27,7 @@ from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
 from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
-from streams.gathered import Gathered, referred, to_batch
+from streams.gathered import Gathered, positioned, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.ledgers import Ledgers
 from streams.messages import Message
@@ -37,6 +37,7 @@ from streams.waiting import pack_places, unpack_places
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
 
 FLUSH_ROWS = 16_384
+NO_REFERENCES = References()
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """What the sums in one checkpoint take, unless a setting says otherwise."""
 
@@ -80,7 +81,8 @@ class Rules:
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
-    ``referring``, each with its limit of Huber's rule. ``tariffs``: of the policies whose spending is added up.
+    ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
+    ``tariffs``: of the policies whose spending is added up.
     """
 
     decoder: Decoder
@@ -96,6 +98,7 @@ class Rules:
     references: Lookup | None = None
     referring: Mapping[str, float | None] = field(default_factory=dict)
     tariffs: Mapping[str, Tariff] = field(default_factory=dict)
+    kappa: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -272,6 +275,9 @@ class PartitionState:
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
         references = self.rules.references if policy in self.rules.referring else None
+        if policy in self.rules.kappa:
+            known = NO_REFERENCES if references is None else references.of(policy)
+            batch = positioned(batch, gathered, known, self.rules.decoder.slots.list, self.rules.kappa[policy])
         if references is not None:
             known, limit = references.of(policy), self.rules.referring[policy]
             logistic = self.rules.models[policy].family == "logistic"

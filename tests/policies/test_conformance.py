@@ -72,6 +72,7 @@ PLAIN = {
     "meta_state",
     "model",
     "offers",
+    "position_state",
     "posterior",
     "prior",
     "queues",
