@@ -265,10 +265,12 @@ def republish(
     paused: Sequence[str],
     gone: Sequence[str],
     allotment: Allotment = NO_ALLOTMENT,
+    anew: bool = True,
 ) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. Arms' records are written anew: compaction may have dropped those that the old head named.
+    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. Arms' records are written anew, unless `anew` is
+    False: compaction may have dropped those that the old head named, if it is not the newest.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -277,7 +279,7 @@ def republish(
         raise ValueError(
             f"version = {version}: must be above {old.version} (what is republished) and {parent} (the parent)"
         )
-    arms = {name: arm.at_version(version) for name, arm in old.arms.items()}
+    arms = {name: arm.at_version(version) for name, arm in old.arms.items()} if anew else old.arms
     return _sealed(
         replace(
             old,

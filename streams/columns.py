@@ -12,6 +12,7 @@ if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [
                           its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
                           the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
+both, if any row has one  ``cost`` f8 (NaN: none)
 ========================  ==========================================================================================
 
 The record has no key and goes to an explicit partition: the one that murmur2 of every row's decision id names. New columns
@@ -108,7 +109,7 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
         dtype="<f4" if exact else "<f8",
         context=x.astype("<f4" if exact else "<f8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _audited(events))
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _audited(events) | _costs(events))
 
 
 def encode_outcomes(events: Sequence[Outcome]) -> bytes:
@@ -127,7 +128,7 @@ def encode_outcomes(events: Sequence[Outcome]) -> bytes:
         value=np.array([event.value for event in events], "<f8").tobytes(),
         ts=np.array([event.ts for event in events], "<i8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(batch)
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _costs(events))
 
 
 def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.generic]:
@@ -145,6 +146,14 @@ def _audited(events: Sequence[Impression]) -> dict[str, list[Any]]:
         for name in ("candidates", "unit", "explore", "propensity_kind")
     }
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+
+
+def _costs(events: Sequence[Impression | Outcome]) -> dict[str, bytes]:
+    """The column of costs, if any row has one."""
+    costs = [event.cost for event in events]
+    if all(cost is None for cost in costs):
+        return {}
+    return {"cost": np.array([np.nan if cost is None else cost for cost in costs], "<f8").tobytes()}
 
 
 def _context(context: list[float] | bytes) -> npt.NDArray[np.float64]:

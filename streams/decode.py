@@ -89,6 +89,7 @@ class Decoder:
                 record.offset,
                 record,
                 number or 0,
+                row.cost,
             )
 
 
@@ -156,7 +157,7 @@ def _stretches(groups: list[Impressions]) -> Iterable[Impressions]:
 
 def select(group: Impressions, rows: object) -> Impressions:
     """Some rows of a batch."""
-    names = COLUMNS if group.unit is None else (*COLUMNS, "unit")
+    names = (*COLUMNS, *(name for name in ("unit", "cost") if getattr(group, name) is not None))
     return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in names})
 
 
@@ -164,6 +165,9 @@ def _concatenated(parts: list[Impressions]) -> Impressions:
     limited = parts[0].unit is not None
     names = (*COLUMNS, "unit") if limited else COLUMNS
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    if any(part.cost is not None for part in parts):
+        costs = [np.full(len(part.ts), np.nan) if part.cost is None else part.cost for part in parts]
+        columns["cost"] = np.concatenate(costs)
     whole = Impressions(policy=parts[0].policy, **columns)
     return _in_order(whole) if limited else whole
 

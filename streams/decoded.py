@@ -87,6 +87,7 @@ class Impressions:
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64
     flags: npt.NDArray[np.uint8]  # (n,) ESTIMATE or not
     unit: npt.NDArray[np.uint64] | None = None  # (n,) hash of the unit, 0 for none; None where the policy has no limit
+    cost: Floats | None = None  # (n,) NaN where the event does not say it; None where no event does
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +103,7 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     offset: int
     record: Any
     row: int = 0  # within a columnar record
+    cost: float | None = None  # None where the event does not say it
 
 
 def row_keys(

@@ -1,6 +1,6 @@
 """What clickloop tells Prometheus: names, labels and buckets, in base units.
 
-Labels are bounded by the number of topics, partitions and policies; there is none per arm.
+Labels are bounded by the number of topics, partitions, policies and their budgets (100 of each); there is none per arm.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Metrics:
         self._pending(registry)
         self._checkpoints(registry)
         self._snapshots(registry)
+        self._budgets(registry)
 
     def _flow(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
@@ -157,4 +158,22 @@ class Metrics:
         )
         self.ctr = Gauge(
             "clickloop_ctr", "Reward for each impression, all arms together.", ["policy"], registry=registry
+        )
+
+    def _budgets(self, registry: CollectorRegistry) -> None:
+        labels = ["policy", "budget"]
+        self.budget_amount = Gauge(
+            "clickloop_budget_amount", "What may be spent in a period.", labels, registry=registry
+        )
+        self.budget_spent = Gauge(
+            "clickloop_budget_spent", "What is known to be spent in the present period.", labels, registry=registry
+        )
+        self.budget_overspent = Gauge(
+            "clickloop_budget_overspent", "What was spent beyond the amount, in all periods.", labels, registry=registry
+        )
+        self.budget_late = Gauge(
+            "clickloop_budget_late", "Spending that came for periods which were over.", labels, registry=registry
+        )
+        self.budget_price = Gauge(
+            "clickloop_budget_price", "Dual price, value per cost, that paces the budget.", labels, registry=registry
         )

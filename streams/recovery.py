@@ -21,6 +21,7 @@ import msgspec
 
 from streams.checkpoint import Writer
 from streams.cuts import SIDES, Cut, Side, read_cut
+from streams.ledgers import is_ledger
 from streams.reading import SimpleRecord, bounds, latest, read, reader
 from streams.state import Fetched, PartitionState, Rules
 from streams.table import Entry, read_key
@@ -90,6 +91,7 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
     """
     checkpoint: dict[str, Any] | None = None
     found: list[tuple[Entry, dict[str, Any]]] = []
+    ledgers: dict[str, bytes] = {}
     tracks = rules.tracks
     for key, value in records.items():
         policy, partition, arm, track = read_key(key)
@@ -97,6 +99,8 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
             continue
         if policy is None or arm is None:
             checkpoint = msgspec.msgpack.decode(value)
+        elif arm == "" and is_ledger(key):
+            ledgers[policy] = value
         elif policy in tracks:
             entry = Entry(policy, next(iter(tracks[policy])) if track is None else track, arm)
             if entry.track in tracks[policy]:
@@ -107,6 +111,8 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
     state = PartitionState(number, rules=rules, watermark=checkpoint["watermark"])
     for entry, record in found:
         _put(state, entry, record)
+    for policy, value in ledgers.items():
+        _put_ledger(state, policy, value)
     restored = Restored(
         state=state,
         base=read_cut(checkpoint.get("base", checkpoint)),
@@ -132,6 +138,14 @@ def _put(state: PartitionState, entry: Entry, record: Mapping[str, Any]) -> None
         state.table.put(entry, record)
     except ValueError as error:
         raise StateMismatchError(f"policy {entry.policy!r}, arm {entry.arm!r}: {error}") from error
+
+
+def _put_ledger(state: PartitionState, policy: str, value: bytes) -> None:
+    if policy in state.rules.tariffs:
+        try:
+            state.ledgers.put(policy, value)
+        except ValueError as error:
+            raise StateMismatchError(f"policy {policy!r}: {error}") from error
 
 
 def _settle(restored: Restored) -> None:

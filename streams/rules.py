@@ -6,6 +6,7 @@ from policies.model import Model, make_model
 from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
+from streams.ledgers import tariffs
 from streams.references import wants
 from streams.settings import PolicySettings, Settings
 from streams.state import Rules
@@ -29,6 +30,7 @@ def rules(settings: Settings) -> Rules:
         expire_ms={name: round(policy.expire_s * 1000) for name, policy in policies.items() if policy.expire_s},
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         referring=referring,
+        tariffs=tariffs(policies),
         kappa={name: policy.kappa for name, policy in policies.items() if policy.positioned},
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )

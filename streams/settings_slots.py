@@ -117,6 +117,7 @@ class SlotPolicy(BaseModel):
     slots: dict[str, SlotSettings] = Field(default_factory=dict, description="what is known of slots, by name")
     ads: dict[str, AdSettings] = Field(default_factory=dict, description="what is known of arms, by name")
     budgets: dict[str, BudgetSettings] = Field(default_factory=dict, description="budgets by name")
+    cost_kinds: tuple[str, ...] = Field(("click",), description="outcomes that cost an arm's click_cost")
     caps: dict[str, CapSettings] = Field(default_factory=dict, description="frequency caps of a unit by name")
     eligibility: tuple[dict[str, Any], ...] = Field((), description="rules on fields of arms, slots and requests")
     request_fields: tuple[str, ...] = Field((), description="names of fields that requests may bring for the rules")

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.ledger import Tariff
 from policies.model import Model, Sums
 from policies.references import References
 from streams.blocks import Blocks
@@ -28,6 +29,7 @@ from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
 from streams.gathered import Gathered, positioned, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
+from streams.ledgers import Ledgers
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
 from streams.waiting import pack_places, unpack_places
@@ -80,6 +82,7 @@ class Rules:
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
     ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
+    ``tariffs``: of the policies whose spending is added up.
     """
 
     decoder: Decoder
@@ -94,6 +97,7 @@ class Rules:
     blocks: Blocks = field(default_factory=Blocks)
     references: Lookup | None = None
     referring: Mapping[str, float | None] = field(default_factory=dict)
+    tariffs: Mapping[str, Tariff] = field(default_factory=dict)
     kappa: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -115,6 +119,7 @@ class PartitionState:
         self.rules = rules
         self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks)
         self.table = Table(rules.tracks, expire_ms=rules.expire_ms)
+        self.ledgers = Ledgers(rules.tariffs)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
         self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0, "limited": 0}
@@ -181,6 +186,8 @@ class PartitionState:
             if changes.fresh is not None and changes.learning is not None:
                 self.impressions["accepted"] += len(changes.fresh)
                 self.impressions["limited"] += changes.limited
+                if self._replayed is None:
+                    self.ledgers.shown(group, changes.fresh, self.rules.decoder.arms[group.policy].list)
                 self._gather(group, changes.learning)
             if changes.expired is not None:
                 by_offset = by_offset or {record.offset: record for record in records}
@@ -206,6 +213,8 @@ class PartitionState:
             if row.learns:
                 gathered = self._gathered.setdefault(row.policy, Gathered())
                 gathered.joined.append(row)
+        if self._replayed is None:
+            self.ledgers.followed(changes.joined, self.rules.decoder.arms)
         self._joined.extend(changes.joined)
         self._dead.extend(
             ("clicks", Dead(click.record, reason, _row_of(click.record, click.row))) for click, reason in changes.dead
@@ -302,6 +311,7 @@ class PartitionState:
         self._close()
         messages = [
             *self._arm_records(),
+            *self.ledgers.messages(self.number, self.positions),
             *self._feedback(),
             *self._dead_letters(),
             self._checkpoint(),
