@@ -12,6 +12,7 @@ if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [
                           its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
                           the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
+if any row has one        ``of`` [n strings or null], the outcomes that retractions and refunds take back
 ========================  ==========================================================================================
 
 The record has no key and goes to an explicit partition: the one that murmur2 of every row's decision id names. New columns
@@ -28,6 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.events import COLUMNS_MAGIC, VERSION, EventError, Impression, Outcome
+
+AUDITED = ("candidates", "unit", "explore", "propensity_kind")
+"""Optional columns of impressions."""
 
 
 class ImpressionColumns(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +112,7 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
         dtype="<f4" if exact else "<f8",
         context=x.astype("<f4" if exact else "<f8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _audited(events))
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _given(events, *AUDITED))
 
 
 def encode_outcomes(events: Sequence[Outcome]) -> bytes:
@@ -127,7 +131,7 @@ def encode_outcomes(events: Sequence[Outcome]) -> bytes:
         value=np.array([event.value for event in events], "<f8").tobytes(),
         ts=np.array([event.ts for event in events], "<i8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(batch)
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _given(events, "of"))
 
 
 def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.generic]:
@@ -138,12 +142,9 @@ def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.gener
     return np.frombuffer(buffer, dtype)
 
 
-def _audited(events: Sequence[Impression]) -> dict[str, list[Any]]:
+def _given(events: Sequence[Impression | Outcome], *optional: str) -> dict[str, list[Any]]:
     """The optional columns that any row has something in."""
-    columns = {
-        name: [getattr(event, name) for event in events]
-        for name in ("candidates", "unit", "explore", "propensity_kind")
-    }
+    columns = {name: [getattr(event, name) for event in events] for name in optional}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 

@@ -89,6 +89,7 @@ class Decoder:
                 record.offset,
                 record,
                 number or 0,
+                row.of,
             )
 
 

@@ -24,11 +24,15 @@ class _UnitColumns(_Columns, frozen=True, kw_only=True):
     unit: list[str | None] | None = None
 
 
+class _OutcomeColumns(OutcomeColumns, frozen=True, kw_only=True):
+    of: list[str | None] | None = None
+
+
 _IMPRESSIONS: dict[bool, msgspec.msgpack.Decoder[Any]] = {  # by whether units are read
     False: msgspec.msgpack.Decoder(_Columns),
     True: msgspec.msgpack.Decoder(_UnitColumns),
 }
-_OUTCOMES = msgspec.msgpack.Decoder(OutcomeColumns)
+_OUTCOMES = msgspec.msgpack.Decoder(_OutcomeColumns)
 
 
 class _Part(NamedTuple):
@@ -126,15 +130,17 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: 
     )
 
 
-def _outcome_rows(batch: OutcomeColumns) -> list[OutcomeRow]:
-    if len(batch.outcome_id) != batch.n:
-        raise EventError(f"column 'outcome_id' has {len(batch.outcome_id)} values, n is {batch.n}")
+def _outcome_rows(batch: _OutcomeColumns) -> list[OutcomeRow]:
+    of = [None] * batch.n if batch.of is None else batch.of
+    for name, values in (("outcome_id", batch.outcome_id), ("of", of)):
+        if len(values) != batch.n:
+            raise EventError(f"column {name!r} has {len(values)} values, n is {batch.n}")
     slots = [batch.slots[code] for code in _positions(batch.slot, batch.slots, batch.n, "slot").tolist()]
     kinds = [batch.kinds[code] for code in _positions(batch.kind, batch.kinds, batch.n, "kind").tolist()]
     value = column(batch.value, "<f8", batch.n, "value").tolist()
     ts = column(batch.ts, "<i8", batch.n, "ts").tolist()
-    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, strict=True)
-    return [OutcomeRow(d, s, o, t, k, v, batch.v) for d, s, o, t, k, v in columns]
+    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, of, strict=True)
+    return [OutcomeRow(d, s, o, t, k, v, batch.v, back) for d, s, o, t, k, v, back in columns]
 
 
 def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:

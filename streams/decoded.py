@@ -102,6 +102,7 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     offset: int
     record: Any
     row: int = 0  # within a columnar record
+    of: str | None = None  # id of the outcome that it takes back
 
 
 def row_keys(

@@ -131,7 +131,7 @@ def _records(settings: Settings, policy: str) -> Iterator[dict[str, Any]]:
 
 
 class Rows:
-    """Matured rows that were drawn with a chance below one, as they are read."""
+    """Matured rows that were drawn with a chance below one and count, as they are read."""
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Any]] = []
@@ -141,8 +141,8 @@ class Rows:
         return self._rows
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take a decoded record of matured rows."""
-        chance = np.flatnonzero(record["propensity"] < 1.0)
+        """Take a decoded record of matured rows, without impressions that never became viewable or were taken back."""
+        chance = np.flatnonzero((record["propensity"] < 1.0) & feedback.counts(record))
         part = {name: record[name][chance] for name in ("impression_ts", "propensity", "reward")}
         part["context"] = record["context"][chance].astype(np.float64)
         part["arm"] = np.array(record["arm"], object)[chance]

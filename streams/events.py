@@ -73,7 +73,10 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings."""
+    """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings.
+
+    ``of``: the ``outcome_id`` of the outcome that a retraction or a refund takes back (streams/outcomes.py).
+    """
 
     v: int = VERSION
     decision_id: str
@@ -82,6 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: str = "click"
     value: float = 1.0
     ts: int
+    of: str | None = None
 
 
 def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.batch import Batch
 from policies.model import Model, Sums
 from policies.references import References
 from streams.blocks import Blocks
@@ -26,7 +27,7 @@ from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
 from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
-from streams.gathered import Gathered, referred, to_batch
+from streams.gathered import Gathered, parts, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
@@ -201,9 +202,8 @@ class PartitionState:
 
     def _settle(self, changes: Changes) -> list[Joined]:
         for row in changes.joined:
-            if row.learns:
-                gathered = self._gathered.setdefault(row.policy, Gathered())
-                gathered.joined.append(row)
+            if row.learns and row.counts:
+                self._gathered.setdefault(row.policy, Gathered()).add(row)
         self._joined.extend(changes.joined)
         self._dead.extend(
             ("clicks", Dead(click.record, reason, _row_of(click.record, click.row))) for click, reason in changes.dead
@@ -260,6 +260,13 @@ class PartitionState:
         gathered = self._gathered.pop(policy, None)
         if gathered is None:
             return
+        only = self._lacking(policy, self.rules.decoder.arms[policy].list)
+        added, taken = parts(gathered, policy)
+        self.table.update(policy, self._batch(policy, added), cut=self._cuts.number, only=only)
+        if taken is not None:
+            self.table.take_out(policy, self._batch(policy, taken), cut=self._cuts.number, only=only)
+
+    def _batch(self, policy: str, gathered: Gathered) -> Batch:
         names = self.rules.decoder.arms[policy].list
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
@@ -268,7 +275,7 @@ class PartitionState:
             known, limit = references.of(policy), self.rules.referring[policy]
             logistic = self.rules.models[policy].family == "logistic"
             batch = referred(batch, gathered, known, linearised=logistic, limit=limit)
-        self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
+        return batch
 
     def _lacking(self, policy: str, arms: Sequence[str]) -> dict[float, list[bool]] | None:
         """While input is replayed: by half-life, which arms' records do not go up to the cut that is being replayed."""

@@ -71,6 +71,7 @@ PLAIN = {
     "prior",
     "records",
     "references",
+    "retraction",
     "robust",
     "rows",
     "scale",
