@@ -97,11 +97,14 @@ def recovered(log: Log, committed: Committed, given: Rules) -> PartitionState:
     return rebuild(restore(0, committed.records, given), log.read, lambda: None)
 
 
-def run(model: str, seed: int, budget: int, *, crash: float, **more: Any) -> tuple[PartitionState, Committed, int]:
+def run(
+    model: str, seed: int, budget: int, *, crash: float, events: list[Impression | Outcome] | None = None, **more: Any
+) -> tuple[PartitionState, Committed, int]:
     """A learner that takes fetches of random sizes, cuts at random, and is lost with a chance of ``crash`` at each cut."""
     rng = random.Random(seed)
-    events = traffic(seed, 1_500, start_ms=START_MS, step_ms=20.0).events
-    if more:
+    if events is None:
+        events = traffic(seed, 1_500, start_ms=START_MS, step_ms=20.0).events
+    if "unit_limit" in more:
         events = [
             set_unit(event, unit=f"u{hash(event.ts) % 40}") if isinstance(event, Impression) else event
             for event in events

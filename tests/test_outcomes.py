@@ -1,0 +1,315 @@
+"""What outcomes do to their impression: viewable events, retractions, refunds, invalid traffic, in any order and after any crash."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from policies.model import MODELS
+from streams import feedback, join, outcomes
+from streams.columns import encode_outcomes
+from streams.decoded import Click
+from streams.events import Codec, Impression, Outcome, encode
+from streams.gathered import Gathered
+from streams.join import Join, Joined, aggregate
+from streams.outcomes import Seen, counting
+from streams.reading import SimpleRecord
+from streams.state import Fetched, PartitionState, Side
+from streams.table import Table
+from tests.mixture import RETRACTION_S, mixture
+from tests.oracle import POLICY, fold
+from tests.test_budget import ONE_SUM, START_MS, TWO_SUMS, Committed, Log, everything, pending, recovered, run
+from tests.test_budget import rules_of as oracle_rules
+from tests.test_state import NOW, impression, rules_of
+
+TAKING = {"retraction_window_s": RETRACTION_S}
+
+
+def outcome(outcome_id: str, kind: str = "click", value: float = 1.0, *, age_ms: int = 5, **more: Any) -> Outcome:
+    """An outcome of the decision d0."""
+    return Outcome(decision_id="d0", slot="s", outcome_id=outcome_id, kind=kind, value=value, ts=NOW + age_ms, **more)
+
+
+def taken(events: Sequence[Impression | Outcome], *, codec: Codec = "json", **policy: Any) -> PartitionState:
+    """A partition that read these events one by one, in this order, and cut a checkpoint."""
+    given = {"outcomes": {"click": 1.0, "buy": 4.0}, "early_s": 1.0, **policy}
+    partition = PartitionState(0, rules=rules_of(**given))
+    for event in events:
+        side: Side = "impressions" if isinstance(event, Impression) else "clicks"
+        at = partition.positions[side]
+        value = encode_outcomes([event]) if codec == "columns" and isinstance(event, Outcome) else encode(event)
+        partition.take(Fetched(side, 0, at, at + 1, [SimpleRecord(at, NOW, None, value, [])]))
+    partition.frozen_messages = partition.freeze(None)  # type: ignore[attr-defined]
+    return partition
+
+
+def record(partition: PartitionState) -> dict[str, Any]:
+    """The sums of the arm that was shown, as they would be written; nothing if there are none."""
+    model = partition.rules.models["p"]
+    return {arm: model.encode(one) for arm, one in partition.sums["p"].items()}.get("a", {})
+
+
+SHOWN = impression(0, [1.0, 0.5])
+
+
+# -- what an impression is worth
+
+
+def buy(value: float = 3.0) -> Seen:
+    return Seen("o1", 20, 4.0 * value, 0, value=value, worth=4.0)
+
+
+CLICK = Seen("o2", 10, 1.0, 0, value=1.0)
+
+
+@pytest.mark.parametrize(
+    ("how", "rewards"),
+    [
+        ("sum", (13.0, 1.0, 11.0, 12.0)),
+        ("max", (12.0, 1.0, 10.0, 12.0)),
+        ("min", (1.0, 1.0, 1.0, 0.0)),
+        ("count", (2.0, 1.0, 2.0, 2.0)),
+        ("earliest", (1.0, 1.0, 1.0, 0.0)),
+    ],
+)
+def test_each_aggregate_forgets_what_was_retracted_and_lowers_what_was_refunded(
+    how: Any, rewards: tuple[float, ...]
+) -> None:
+    """Of a buy worth 12 and an earlier click worth 1: both; the buy retracted; half a unit refunded; the click refunded in full."""
+    retraction = Seen("t", 30, 0.0, 0, outcomes.RETRACTS, of="o1")
+    refund = Seen("t", 30, 0.0, 0, outcomes.REFUNDS, value=0.5, of="o1")
+    whole = Seen("t", 30, 0.0, 0, outcomes.REFUNDS, value=7.0, of="o2")
+    for one, reward in zip((None, retraction, refund, whole), rewards, strict=True):
+        for seen in permutations([buy(), CLICK] + ([] if one is None else [one])):
+            assert aggregate(counting(seen, viewable=False) or (), how) == reward
+
+
+def test_refunds_add_up_and_stop_at_zero() -> None:
+    """Towards zero from either side, exactly whatever their order, and never beyond."""
+    parts = [Seen(f"t{i}", 30, 0.0, 0, outcomes.REFUNDS, value=v, of="o1") for i, v in enumerate([0.1, 1e16, 0.2, 0.3])]
+    for some in permutations(parts[::2] + parts[3:]):
+        (left,) = counting([*some, buy()], viewable=False) or ()
+        assert left.reward == 4.0 * (3.0 - 0.6)
+    (nothing,) = counting([*parts, buy()], viewable=False) or ()
+    assert (nothing.reward, nothing.value) == (0.0, 0.0)
+    (cost,) = counting([parts[0], buy(-3.0)], viewable=False) or ()
+    assert cost.reward == 4.0 * -2.9
+    (free,) = counting([*parts, buy(-3.0)], viewable=False) or ()
+    assert str(free.reward) == "0.0"
+
+
+def test_a_mistaken_refund_can_be_taken_back_and_a_retraction_cannot() -> None:
+    """A retraction takes back anything but a retraction, so that no order and no circle decides."""
+    refund = Seen("t1", 30, 0.0, 0, outcomes.REFUNDS, value=2.0, of="o1")
+    back = Seen("t2", 40, 0.0, 0, outcomes.RETRACTS, of="t1")
+    assert [one.reward for one in counting([back, refund, buy()], viewable=False) or ()] == [12.0]
+    circle = [Seen("t1", 30, 0.0, 0, outcomes.RETRACTS, of="t2"), Seen("t2", 30, 0.0, 0, outcomes.RETRACTS, of="t1")]
+    assert [one.reward for one in counting([*circle, buy()], viewable=False) or ()] == [12.0]
+    void = Seen("t1", 30, 0.0, 0, outcomes.VOIDS)
+    assert counting([void, buy()], viewable=False) is None
+    assert counting([void, buy(), back], viewable=False) == [buy()]
+
+
+def test_what_came_too_late_takes_nothing_back() -> None:
+    """Outside its own window a retraction is as though it had never come."""
+    late = Seen("t1", 10**9, None, 0, outcomes.RETRACTS, of="o1")
+    assert counting([late, buy()], viewable=False) == [buy()]
+
+
+# -- sums, in any order
+
+EVENTS: dict[str, list[Impression | Outcome]] = {
+    "retraction": [SHOWN, outcome("o1"), outcome("o2", "buy", 2.0), outcome("t1", "retraction", of="o2")],
+    "refund": [SHOWN, outcome("o1", "buy", 2.0), outcome("t1", "refund", 0.5, of="o1"), outcome("o2")],
+    "viewable": [SHOWN, outcome("o1"), outcome("seen", "viewable"), outcome("o2", "buy")],
+    "not seen": [SHOWN, outcome("o1"), outcome("seen", "viewable"), outcome("t", "retraction", of="seen")],
+    "invalid": [SHOWN, outcome("o1"), outcome("t1", "invalid"), outcome("seen", "viewable")],
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("counts_on", ["impression", "viewable"])
+@pytest.mark.parametrize("model", ["linear", "beta", "logistic"])
+def test_the_sums_do_not_depend_on_the_order(name: str, counts_on: str, model: str) -> None:
+    """All orders, the impression's among them, give the same numbers and the same feedback; with forgetting and pending rows."""
+    found, rewards = [], []
+    worth = {"click": 1.0, "buy": 0.5 if model == "logistic" else 4.0}
+    for events in permutations(EVENTS[name]):
+        partition = taken(events, model=model, counts_on=counts_on, outcomes=worth)
+        found.append({"newest_ms": 0, "n": 0.0, **record(partition)})
+        (matured,) = [one for one in read(partition) if one["type"] == "matured"]
+        changes = [float(one["change"].sum()) for one in read(partition) if one["type"] == "joined"]
+        assert sum(changes) == matured["reward"][0]
+        rewards.append((float(matured["reward"][0]), int(matured["outcomes"][0]), bool(feedback.counts(matured)[0])))
+    assert len(set(rewards)) == 1
+    reward, _, counts = rewards[0]
+    numbers = [{key: value for key, value in one.items() if key not in ("newest_ms", "landmark_ms")} for one in found]
+    present = [one for one in numbers if "count" in one]  # an impression that was never seen leaves no record
+    assert all(one == present[0] for one in present)
+    assert {one["n"] > 0 for one in numbers} == {counts}
+    if counts:
+        w = present[0]["n"]  # a power of two: the impression lies at a whole half-life
+        assert (present[0]["reward"], present[0]["square"]) == (w * reward, w * reward**2)
+        assert present[0]["pending"][0]["n"] > 0
+    for one in () if counts else present:
+        assert (one["n"], one["count"], one["reward"], one["square"]) == (0.0, 0.0, 0.0, 0.0)
+        assert one["pending"][0]["n"] == 0.0
+        assert not any(np.frombuffer(one.get(name, b"")).any() for name in ("b", "A"))
+
+
+def read(partition: PartitionState) -> list[dict[str, Any]]:
+    """All feedback: of the cut that was made, and of one after everything has matured."""
+    if not hasattr(partition, "later"):
+        partition.later = partition.freeze(NOW + 10**9)  # type: ignore[attr-defined]
+    messages = [*partition.frozen_messages, *partition.later]  # type: ignore[attr-defined]
+    return [feedback.decode(one.value or b"") for one in messages if one.topic == "feedback"]
+
+
+# -- over crashes
+
+
+def mixed(seed: int, impressions: int = 1_500, step_ms: float = 20.0) -> list[Impression | Outcome]:
+    return mixture(seed, impressions, start_ms=START_MS, step_ms=step_ms).events
+
+
+def exact(state: PartitionState, events: list[Impression | Outcome], model: str, counts_on: str) -> None:
+    """The sums and the outcomes that were used are the oracle's, bit for bit."""
+    truth, counted = fold(events, model, viewable=counts_on == "viewable", retraction_s=RETRACTION_S)
+    now = {arm: state.rules.models[POLICY].at(sums, now_ms=START_MS) for arm, sums in state.sums[POLICY].items()}
+    assert {arm: (one.n_eff, one.reward, one.square, one.b.tolist(), one.A.tolist()) for arm, one in now.items()} == {
+        arm: (one.n, one.reward, one.square, one.b.tolist(), one.A.tolist()) for arm, one in truth.items()
+    }
+    assert state.counts["joined"] == len(counted)
+    assert sum(state.counts.values()) == sum(isinstance(event, Outcome) for event in events)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("counts_on", ["impression", "viewable"])
+def test_a_learner_that_is_lost_again_and_again_ends_with_the_oracles_sums(model: str, counts_on: str) -> None:
+    """With room for two sums of ten in a checkpoint, so that recoveries replay cut by cut; all half-lives as in one run."""
+    given = {**TAKING, "counts_on": counts_on}
+    whole, _, _ = run(model, 3, 10_000_000, crash=0.0, events=mixed(3), **given)
+    state, committed, deaths = run(model, 3, TWO_SUMS, crash=0.25, events=mixed(3), **given)
+    assert deaths > 5
+    assert max(committed.sums_bytes) < 2_000
+    for one in (whole, state):
+        exact(one, mixed(3), model, counts_on)
+    assert {entry: (sums["count"], sums["newest_ms"]) for entry, sums in everything(state).items()} == {
+        entry: (sums["count"], sums["newest_ms"]) for entry, sums in everything(whole).items()
+    }
+
+
+def told(state: PartitionState) -> list[tuple[int, Any]]:
+    """What is known of every pending row's outcomes."""
+    return sorted(
+        (int(chunk.offset[i]), sorted((s.outcome_id, s.ts, s.reward, s.does, s.value, s.worth, s.of) for s in seen))
+        for chunk in state.join.pending.chunks()
+        for i in chunk.staying().tolist()
+        if (seen := [s for s in chunk.seen.get(i, ()) if s.reward is not None])
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("counts_on", ["impression", "viewable"])
+def test_every_checkpoint_knows_what_is_not_yet_seen_and_what_was_taken_back(seed: int, counts_on: str) -> None:
+    """At every cut the successor has the same sums, pending rows with the same outcomes, and counts."""
+    rng = random.Random(seed)
+    log, committed = Log(mixed(seed, 500, 80.0)), Committed()
+    given = oracle_rules("linear", ONE_SUM, counts_on=counts_on, **TAKING)
+    state, backlog = PartitionState(0, rules=given), 0
+    while any(state.positions[side] < len(log.sides[side]) for side in log.sides) or state.table.unwritten:
+        for side in log.sides:
+            start = state.positions[side]
+            end = min(len(log.sides[side]), start + rng.randrange(1, 60 if side == "impressions" else 50))
+            if end > start:
+                state.take(Fetched(side, 0, start, end, log.sides[side][start:end]))
+        marks = [ts for ts in state.largest_ts.values() if ts is not None]
+        committed.add(state.freeze(min(marks) if len(marks) == 2 else None))
+        backlog = max(backlog, len(committed.checkpoint.get("cuts", ())))
+        successor = recovered(log, committed, given)
+        assert (pending(successor), told(successor)) == (pending(state), told(state))
+        assert (successor.counts, successor.impressions) == (state.counts, state.impressions)
+        main = {entry: sums for entry, sums in everything(state).items() if entry.track == 0.0}
+        assert {entry: sums for entry, sums in everything(successor).items() if entry.track == 0.0} == main
+        if rng.random() < 0.3:
+            state = successor
+    assert backlog > 5
+    exact(state, mixed(seed, 500, 80.0), "linear", counts_on)
+
+
+# -- broken ones
+
+
+def first_come(seen: Sequence[Seen], *, viewable: bool) -> Sequence[Seen] | None:
+    """A retraction takes back what had come before it, and nothing else."""
+    kept: list[Seen] = []
+    for one in seen:
+        if one.does == outcomes.RETRACTS:
+            kept = [other for other in kept if other.outcome_id != one.of]
+        elif one.reward is not None:
+            kept.append(one)
+    return counting(kept, viewable=viewable)
+
+
+def clicks_before_are_lost(seen: Sequence[Seen], *, viewable: bool) -> Sequence[Seen] | None:
+    """What came before the viewable event does not count with it."""
+    first = next((i for i, one in enumerate(seen) if one.does & outcomes.SHOWS), 0)
+    return counting(seen[first:], viewable=viewable)
+
+
+def refund_beyond_zero(one: Seen, refunds: Sequence[float] | None) -> Seen:
+    """A refund takes back more than the outcome had."""
+    return one if refunds is None else structs.replace(one, reward=one.worth * (one.value - sum(refunds)))
+
+
+def uncorrected(*given: Any) -> Joined:
+    """The square of the change, in place of the change of the square."""
+    return Joined(*given[:12], given[11] ** 2, *given[13:])
+
+
+def replaced(target: Any, name: str, by: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """A mutant that has something else under a name."""
+    return lambda patch: patch.setattr(target, name, by)
+
+
+def forgets_what_shows(patch: pytest.MonkeyPatch) -> None:
+    """A rebuild remembers outcomes that earn alone."""
+    match = Join._match
+
+    def broken(self: Join, click: Click, row: int, changes: Any, *, counted: bool) -> None:
+        if counted or click.kind in ("click", "buy"):
+            match(self, click, row, changes, counted=counted)
+
+    patch.setattr(Join, "_match", broken)
+
+
+def taken_out_again(patch: pytest.MonkeyPatch) -> None:
+    """A replay takes impressions out of sums that lack nothing."""
+    take_out = Table.take_out
+    patch.setattr(Table, "take_out", lambda self, policy, batch, *, cut, only: take_out(self, policy, batch, cut=cut))
+
+
+MUTANTS = {
+    "retraction before its outcome": replaced(join, "counting", first_come),
+    "click before the viewable event": replaced(join, "counting", clicks_before_are_lost),
+    "refund beyond zero": replaced(outcomes, "_refunded", refund_beyond_zero),
+    "square": replaced(join, "Joined", uncorrected),
+    "rebuild": forgets_what_shows,
+    "never taken out": replaced(Table, "take_out", lambda *_, **__: None),
+    "taken out again": taken_out_again,
+    "waits as though it were seen": replaced(Gathered, "add", lambda self, row: self.joined.append(row)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_learners_that_break_a_rule_are_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each by the crash test above, or by what its checkpoints know."""
+    MUTANTS[name](monkeypatch)
+    with pytest.raises(AssertionError):
+        test_a_learner_that_is_lost_again_and_again_ends_with_the_oracles_sums("linear", "viewable")
