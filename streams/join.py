@@ -73,6 +73,11 @@ class Window:
         left = counting(seen, viewable=self.viewable is not None)
         return left, 0.0 if left is None else bounded(aggregate(left, self.aggregate), self.bounds)
 
+    @property
+    def counted(self) -> dict[str, str]:
+        """What checkpoints say of the impressions in the sums: nothing where each counts."""
+        return {} if self.viewable is None else {"viewable": self.viewable}
+
     def does(self, kind: str) -> int:
         """What an outcome of this kind does, 0 if it cannot be used."""
         earns = EARNS if kind in self.outcomes else 0

@@ -105,6 +105,8 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
         state = PartitionState(number, rules=rules)
         return Restored(state=state, base=state.cut())
     state = PartitionState(number, rules=rules, watermark=checkpoint["watermark"])
+    for policy in sorted({entry.policy for entry, _ in found}):
+        _check_counted(policy, checkpoint["policies"].get(policy, {}).get("viewable"), rules)
     for entry, record in found:
         _put(state, entry, record)
     restored = Restored(
@@ -119,6 +121,19 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
     state.positions = {side: checkpoint["offsets"][side] for side in SIDES}
     _settle(restored)
     return restored
+
+
+def _check_counted(policy: str, stored: str | None, rules: Rules) -> None:
+    """Raise StateMismatchError if the sums hold other impressions than the settings want: pending ones would count twice, or never."""
+    wanted = rules.windows[policy].viewable
+    if stored != wanted:
+        told = [
+            "each impression" if kind is None else f"impressions with an outcome {kind!r}" for kind in (wanted, stored)
+        ]
+        raise StateMismatchError(
+            f"policy {policy!r} counts {told[0]} by the settings (counts_on, viewable_kind), and its stored sums hold {told[1]}: "
+            "go back to the old settings, or give the policy a new name"
+        )
 
 
 def _put(state: PartitionState, entry: Entry, record: Mapping[str, Any]) -> None:

@@ -403,7 +403,7 @@ class PartitionState:
             "impressions": dict(self.impressions),
             "largest_ts": dict(self.largest_ts),
             "policies": {
-                policy: {"model": model.name, "dimension": model.dimension}
+                policy: {"model": model.name, "dimension": model.dimension, **self.rules.windows[policy].counted}
                 for policy, model in self.rules.models.items()
             },
         }

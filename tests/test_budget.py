@@ -146,7 +146,7 @@ def test_a_recovery_adds_to_each_sum_what_its_record_lacks(model: str) -> None:
 
 def test_limits_for_each_unit_hold_over_a_replay() -> None:
     """What learned of a unit is the same whether the input was taken once or again, cut by cut."""
-    limit = {"unit_limit": 3, "unit_window_s": 10}
+    limit: dict[str, Any] = {"unit_limit": 3, "unit_window_s": 10}
     whole, _, _ = run("linear", 7, 10_000_000, crash=0.0, **limit)
     state, _, deaths = run("linear", 7, TWO_SUMS, crash=0.25, **limit)
     assert deaths > 5

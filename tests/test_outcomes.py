@@ -15,18 +15,22 @@ from policies.model import MODELS
 from streams import feedback, join, outcomes
 from streams.columns import encode_outcomes
 from streams.decoded import Click
+from streams.evaluate import Rows
 from streams.events import Codec, Impression, Outcome, encode
 from streams.gathered import Gathered
 from streams.join import Join, Joined, aggregate
+from streams.messages import Message
+from streams.meta_feedback import rows_of
 from streams.outcomes import Seen, counting
 from streams.reading import SimpleRecord
+from streams.recovery import StateMismatchError, restore
 from streams.state import Fetched, PartitionState, Side
 from streams.table import Table
 from tests.mixture import RETRACTION_S, mixture
 from tests.oracle import POLICY, fold
 from tests.test_budget import ONE_SUM, START_MS, TWO_SUMS, Committed, Log, everything, pending, recovered, run
 from tests.test_budget import rules_of as oracle_rules
-from tests.test_state import NOW, impression, rules_of
+from tests.test_state import NOW, dead, header, impression, rules_of
 
 TAKING = {"retraction_window_s": RETRACTION_S}
 
@@ -36,16 +40,29 @@ def outcome(outcome_id: str, kind: str = "click", value: float = 1.0, *, age_ms:
     return Outcome(decision_id="d0", slot="s", outcome_id=outcome_id, kind=kind, value=value, ts=NOW + age_ms, **more)
 
 
-def taken(events: Sequence[Impression | Outcome], *, codec: Codec = "json", **policy: Any) -> PartitionState:
+class Taken(PartitionState):
+    """A partition and the records of its first checkpoint, and of one after everything has matured."""
+
+    messages: list[Message]
+    later: list[Message] | None = None
+
+    def feedback(self, kind: str) -> list[dict[str, Any]]:
+        """Decoded feedback records of both checkpoints."""
+        self.later = self.freeze(NOW + 10**9) if self.later is None else self.later
+        found = [feedback.decode(one.value or b"") for one in (*self.messages, *self.later) if one.topic == "feedback"]
+        return [one for one in found if one["type"] == kind]
+
+
+def taken(events: Sequence[Impression | Outcome], *, codec: Codec = "json", **policy: Any) -> Taken:
     """A partition that read these events one by one, in this order, and cut a checkpoint."""
     given = {"outcomes": {"click": 1.0, "buy": 4.0}, "early_s": 1.0, **policy}
-    partition = PartitionState(0, rules=rules_of(**given))
+    partition = Taken(0, rules=rules_of(**given))
     for event in events:
         side: Side = "impressions" if isinstance(event, Impression) else "clicks"
         at = partition.positions[side]
         value = encode_outcomes([event]) if codec == "columns" and isinstance(event, Outcome) else encode(event)
         partition.take(Fetched(side, 0, at, at + 1, [SimpleRecord(at, NOW, None, value, [])]))
-    partition.frozen_messages = partition.freeze(None)  # type: ignore[attr-defined]
+    partition.messages = partition.freeze(None)
     return partition
 
 
@@ -143,8 +160,8 @@ def test_the_sums_do_not_depend_on_the_order(name: str, counts_on: str, model: s
     for events in permutations(EVENTS[name]):
         partition = taken(events, model=model, counts_on=counts_on, outcomes=worth)
         found.append({"newest_ms": 0, "n": 0.0, **record(partition)})
-        (matured,) = [one for one in read(partition) if one["type"] == "matured"]
-        changes = [float(one["change"].sum()) for one in read(partition) if one["type"] == "joined"]
+        (matured,) = partition.feedback("matured")
+        changes = [float(one["change"].sum()) for one in partition.feedback("joined")]
         assert sum(changes) == matured["reward"][0]
         rewards.append((float(matured["reward"][0]), int(matured["outcomes"][0]), bool(feedback.counts(matured)[0])))
     assert len(set(rewards)) == 1
@@ -163,12 +180,180 @@ def test_the_sums_do_not_depend_on_the_order(name: str, counts_on: str, model: s
         assert not any(np.frombuffer(one.get(name, b"")).any() for name in ("b", "A"))
 
 
-def read(partition: PartitionState) -> list[dict[str, Any]]:
-    """All feedback: of the cut that was made, and of one after everything has matured."""
-    if not hasattr(partition, "later"):
-        partition.later = partition.freeze(NOW + 10**9)  # type: ignore[attr-defined]
-    messages = [*partition.frozen_messages, *partition.later]  # type: ignore[attr-defined]
-    return [feedback.decode(one.value or b"") for one in messages if one.topic == "feedback"]
+# -- time, and what the sums say of it
+
+
+def test_an_impression_enters_with_its_own_time_when_it_is_seen() -> None:
+    """With forgetting and a delay: to the last bit the sums of a policy that counted it at once, pending accumulators too."""
+    later = [outcome("seen", "viewable", age_ms=700), outcome("o1", age_ms=900)]
+    at_once = taken([SHOWN, later[1]], window_s=1.0)
+    seen = taken([SHOWN, *later], window_s=1.0, counts_on="viewable")
+    assert record(seen) == record(at_once)
+    pending_n = record(seen)["pending"][0]["n"]
+    assert pending_n > 0
+    model = seen.rules.models["p"]
+    for now in (NOW, NOW + 30_000, NOW + 64_000):
+        read_at, alone = (model.at(one.sums["p"]["a"], now_ms=now) for one in (seen, at_once))
+        assert (read_at.n_eff, read_at.A.tolist(), read_at.b.tolist()) == (
+            alone.n_eff,
+            alone.A.tolist(),
+            alone.b.tolist(),
+        )
+
+
+def test_what_is_not_seen_in_the_window_never_enters() -> None:
+    """A viewable event before -early_s or from window_s on is late; the click that came changes nothing, not even the arm's time."""
+    for age_ms in (-1_001, 1_000):
+        partition = taken(
+            [SHOWN, outcome("o1"), outcome("seen", "viewable", age_ms=age_ms)], window_s=1.0, counts_on="viewable"
+        )
+        assert record(partition) == {}
+        assert partition.counts["late"] == 1
+        assert partition.counts["joined"] == 1
+
+
+def test_a_viewable_event_may_be_worth_something_and_have_another_name() -> None:
+    """Listed among the outcomes it earns like any other; not listed, it does not enter an aggregate of count or min."""
+    named: dict[str, Any] = {"counts_on": "viewable", "viewable_kind": "seen", "window_s": 1.0}
+    events: list[Impression | Outcome] = [SHOWN, outcome("v", "seen", 2.0), outcome("o1", value=3.0)]
+    worth = {"click": 1.0, "seen": 0.25}
+    for outcomes_, how, reward in (
+        ({"click": 1.0}, "count", 1.0),
+        ({"click": 1.0}, "min", 3.0),
+        (worth, "count", 2.0),
+        (worth, "sum", 3.5),
+    ):
+        (matured,) = taken(events, outcomes=outcomes_, aggregate=how, **named).feedback("matured")
+        assert matured["reward"].tolist() == [reward]
+    (letter,) = dead(taken(events[:2]).messages)
+    assert b"kind is 'seen', which no policy lists" in (header(letter, REASON) or b"")
+
+
+@pytest.mark.parametrize(("window_s", "late"), [(0.0, 2), (5.0, 1)])
+def test_returns_count_for_as_long_as_the_policy_says(window_s: float, late: int) -> None:
+    """The row stays until then, and only then it matures, with what came meanwhile; clicks keep their own window."""
+    events = [
+        outcome("o1", "buy", 2.0, age_ms=900),
+        outcome("o2", age_ms=1_000),
+        outcome("t", "refund", 1.5, age_ms=4_999, of="o1"),
+    ]
+    given: dict[str, Any] = {"window_s": 1.0, "grace_s": 1.0, "retraction_window_s": window_s}
+    partition = taken([SHOWN, *events], **given)
+    assert partition.counts["late"] == late
+    hold_ms = round(max(1.0, window_s) * 1000) + 1_000
+    for watermark, there in ((NOW + hold_ms - 1, 0), (NOW + hold_ms, 1)):
+        found = [feedback.decode(one.value or b"") for one in partition.freeze(watermark) if one.topic == "feedback"]
+        rows = [one["reward"].tolist() for one in found if one["type"] == "matured"]
+        assert rows == [[2.0 if window_s else 8.0]] * there
+
+
+def test_units_are_limited_by_what_was_served() -> None:
+    """Of a unit with a limit of one, the first served impression counts, if it is seen; the second does not, though it is."""
+    shown = [impression(i, [1.0, 0.0], unit="u") for i in range(2)]
+    for first_seen in (True, False):
+        seen = [outcome("seen", "viewable")] if first_seen else []
+        second = structs.replace(outcome("seen", "viewable"), decision_id="d1")
+        partition = taken([*shown, *seen, second], counts_on="viewable", unit_limit=1)
+        assert partition.impressions["limited"] == 1
+        assert sum(one.count for one in partition.sums["p"].values()) == float(first_seen)
+
+
+def test_a_fallback_stays_out_though_it_is_seen() -> None:
+    """No snapshot and no chance: nothing was chosen."""
+    fallback = impression(0, [1.0, 0.0], snapshot=None, propensity=1.0)
+    assert record(taken([fallback, outcome("seen", "viewable"), outcome("o1")], counts_on="viewable")) == {}
+
+
+# -- what cannot be used
+
+REASON = "__connect.errors.exception.message"
+
+
+@pytest.mark.parametrize("codec", ["json", "columns"])
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (outcome("t", "retraction"), b"of is missing; a retraction names by it the outcome_id"),
+        (outcome("t", "refund", 1.0), b"of is missing; a refund"),
+        (outcome("t", "retraction", of=""), b"of is empty"),
+        (outcome("t", "retraction", of="t"), b"of is 't', the retraction's own outcome_id"),
+        (outcome("t", "refund", -0.5, of="o1"), b"value is -0.5; allowed for a refund: 0 or more"),
+    ],
+)
+def test_what_takes_back_nothing_that_can_be_named_is_dead(codec: Codec, event: Outcome, reason: bytes) -> None:
+    """With the reason; nothing else changes."""
+    partition = taken([SHOWN, outcome("o1"), event], codec=codec)
+    (letter,) = dead(partition.messages)
+    assert reason in (header(letter, REASON) or b"")
+    assert (partition.counts["dead"], partition.counts["joined"]) == (1, 1)
+
+
+def test_a_retraction_of_what_never_comes_is_harmless() -> None:
+    """It was used, and counts as joined; sent twice it is a duplicate; and what other kinds give as `of` is passed over."""
+    back = outcome("t", "retraction", of="never")
+    partition = taken([SHOWN, outcome("o1", of="t"), back, back])
+    assert (partition.counts["joined"], partition.counts["duplicate"]) == (2, 1)
+    assert record(partition)["reward"] == record(taken([SHOWN, outcome("o1")]))["reward"] > 0
+
+
+@pytest.mark.parametrize("codec", ["json", "columns"])
+def test_every_codec_carries_what_is_taken_back(codec: Codec) -> None:
+    """And the feedback row says which outcome that was."""
+    partition = taken([SHOWN, outcome("o1"), outcome("t", "retraction", of="o1")], codec=codec)
+    assert (record(partition)["reward"], record(partition)["square"]) == (0.0, 0.0)
+    (joined,) = partition.feedback("joined")
+    assert joined["change"].tolist() == [1.0, -1.0]
+    assert joined["reward"].tolist() == [1.0, 0.0]
+    assert joined["of"] == [None, "o1"]
+
+
+def test_sums_of_other_impressions_are_refused() -> None:
+    """Pending impressions would count twice: what counts cannot change under the same name. Older checkpoints count each."""
+    stored = {
+        counts_on: {
+            one.key or b"": one.value or b""
+            for one in taken([SHOWN, outcome("v", "viewable")], counts_on=counts_on).messages
+            if one.topic == "posteriors"
+        }
+        for counts_on in ("impression", "viewable")
+    }
+    for written, wanted in (("impression", "viewable"), ("viewable", "impression")):
+        assert restore(0, stored[written], rules_of(counts_on=written)).state.sums["p"]["a"].count == 1.0
+        with pytest.raises(
+            StateMismatchError, match=r"policy 'p' counts .*impressions? .*'viewable'.* give the policy a new name"
+        ):
+            restore(0, stored[written], rules_of(counts_on=wanted))
+
+
+# -- who reads matured rows
+
+
+def test_impressions_that_were_never_seen_are_not_taken_for_shown_without_a_click() -> None:
+    """Of three, one seen, one not, one invalid: only the first reaches evaluation, forgetting scores and delay estimates."""
+    shown = [impression(i, [1.0, float(i)]) for i in range(3)]
+    seen = [structs.replace(outcome("seen", "viewable"), decision_id=f"d{i}") for i in (0, 2)]
+    clicks = [structs.replace(outcome("o1"), decision_id=f"d{i}") for i in range(3)]
+    void = structs.replace(outcome("t", "invalid"), decision_id="d2")
+    (matured,) = taken([*shown, *seen, *clicks, void], counts_on="viewable").feedback("matured")
+    assert feedback.counts(matured).tolist() == [True, False, False]
+    assert matured["reward"].tolist() == [1.0, 0.0, 0.0]
+    assert matured["outcomes"].tolist() == [1, 0, 0]
+    assert matured["age_ms"].tolist() == [5, -1, -1]
+    rows = rows_of(matured, None)
+    assert rows is not None
+    assert (rows.x.tolist(), rows.reward.tolist()) == ([[1.0, 0.0]], [1.0])
+    evaluated = Rows()
+    evaluated.add(matured)
+    evaluated.keep(10)
+    assert evaluated.decided().reward.tolist() == [1.0]
+
+
+def test_records_without_such_impressions_have_no_such_column() -> None:
+    """So they stay what older readers know, to the byte; and of older writers' records every row counts."""
+    for counts_on in ("impression", "viewable"):
+        (matured,) = taken([SHOWN, outcome("v", "viewable")], counts_on=counts_on).feedback("matured")
+        assert "counts" not in matured
+        assert feedback.counts(matured).tolist() == [True]
 
 
 # -- over crashes
@@ -270,7 +455,7 @@ def refund_beyond_zero(one: Seen, refunds: Sequence[float] | None) -> Seen:
 
 def uncorrected(*given: Any) -> Joined:
     """The square of the change, in place of the change of the square."""
-    return Joined(*given[:12], given[11] ** 2, *given[13:])
+    return structs.replace(Joined(*given), square=given[11] ** 2)
 
 
 def replaced(target: Any, name: str, by: Any) -> Callable[[pytest.MonkeyPatch], None]:
