@@ -9,8 +9,7 @@ from streams.events import Impression, Outcome
 from tests.oracle import ARMS, DIMENSION, POLICY, Traffic
 
 RETRACTION_S = 45.0
-TAKING = f"retraction_window_s = {RETRACTION_S}\n"
-VIEWABLE = 'counts_on = "viewable"\n' + TAKING
+"""What the policy's retraction_window_s has to be."""
 
 
 class Told(NamedTuple):
