@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Callable, Sequence
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
@@ -48,7 +51,7 @@ class Taken(PartitionState):
 
     def feedback(self, kind: str) -> list[dict[str, Any]]:
         """Decoded feedback records of both checkpoints."""
-        self.later = self.freeze(NOW + 10**9) if self.later is None else self.later
+        self.later = self.freeze(NOW + 10**10) if self.later is None else self.later
         found = [feedback.decode(one.value or b"") for one in (*self.messages, *self.later) if one.topic == "feedback"]
         return [one for one in found if one["type"] == kind]
 
@@ -61,7 +64,7 @@ def taken(events: Sequence[Impression | Outcome], *, codec: Codec = "json", **po
         side: Side = "impressions" if isinstance(event, Impression) else "clicks"
         at = partition.positions[side]
         value = encode_outcomes([event]) if codec == "columns" and isinstance(event, Outcome) else encode(event)
-        partition.take(Fetched(side, 0, at, at + 1, [SimpleRecord(at, NOW, None, value, [])]))
+        partition.take(Fetched(side, 0, at, at + 1, [SimpleRecord(at, event.ts, None, value, [])]))
     partition.messages = partition.freeze(None)
     return partition
 
@@ -323,6 +326,22 @@ def test_sums_of_other_impressions_are_refused() -> None:
             StateMismatchError, match=r"policy 'p' counts .*impressions? .*'viewable'.* give the policy a new name"
         ):
             restore(0, stored[written], rules_of(counts_on=wanted))
+
+
+def test_the_documented_events_are_worth_what_the_page_says() -> None:
+    """The lines that docs/outcomes.md gives to kcat, under the settings that it shows, in reverse order as well."""
+    page = (Path(__file__).parents[1] / "docs" / "outcomes.md").read_text()
+    settings = tomllib.loads(page.split("```toml")[1].split("```")[0])["policies"]["shop"]
+    lines = page.split("<<'END'\n")[1].split("END")[0].splitlines()
+    events = [msgspec.json.decode(line.split("|")[1], type=Outcome) for line in lines]
+    assert [line.split("|")[0] for line in lines] == [event.decision_id for event in events]
+    shown = [impression(i, [0.0] * 8, slot="top", ts=1_700_000_000_000) for i in (1, 2, 3)]
+    for order in (1, -1):
+        partition = taken([*shown, *events[::order]], **settings)
+        (matured,) = partition.feedback("matured")
+        assert matured["reward"].tolist() == [25.0, 0.0, 0.0]
+        assert feedback.counts(matured).tolist() == [True, True, False]
+        assert partition.counts["joined"] == len(events) == 9
 
 
 # -- who reads matured rows
