@@ -70,6 +70,8 @@ class Window:
 
     def standing(self, seen: Sequence[Seen]) -> tuple[Sequence[Seen] | None, float]:
         """Those of an impression's outcomes that count, None if it does not count itself, and its reward."""
+        if not seen:
+            return (seen if self.viewable is None else None), 0.0
         left = counting(seen, viewable=self.viewable is not None)
         return left, 0.0 if left is None else bounded(aggregate(left, self.aggregate), self.bounds)
 
@@ -78,15 +80,16 @@ class Window:
         """What checkpoints say of the impressions in the sums: nothing where each counts."""
         return {} if self.viewable is None else {"viewable": self.viewable}
 
-    def does(self, kind: str) -> int:
-        """What an outcome of this kind does, 0 if it cannot be used."""
-        earns = EARNS if kind in self.outcomes else 0
-        return earns | SHOWS if kind == self.viewable else earns or TAKING_BACK.get(kind, 0)
+    def does(self, kind: str) -> tuple[int, float]:
+        """What an outcome of this kind does, 0 if it cannot be used, and its worth."""
+        worth = self.outcomes.get(kind)
+        if kind == self.viewable:
+            return (SHOWS, 0.0) if worth is None else (EARNS | SHOWS, worth)
+        return (TAKING_BACK.get(kind, 0), 0.0) if worth is None else (EARNS, worth)
 
-    def takes(self, does: int, age_ms: int) -> bool:
-        """Whether an outcome that comes this long after its impression is in time."""
-        end = self.window_ms if does & (EARNS | SHOWS) else max(self.window_ms, self.retraction_ms)
-        return -self.early_ms <= age_ms < end
+    def open_ms(self, does: int) -> int:
+        """How long after its impression an outcome that does this is in time."""
+        return self.window_ms if does & (EARNS | SHOWS) else max(self.window_ms, self.retraction_ms)
 
     @property
     def hold_ms(self) -> int:
@@ -306,7 +309,7 @@ class Join:
             if any(other.outcome_id == click.outcome_id for other in seen):
                 self._count("duplicate", counted)
                 return
-        does, worth = window.does(click.kind), window.outcomes.get(click.kind, 0.0)
+        does, worth = window.does(click.kind)
         if not does:
             reason = f"kind is {click.kind!r}; policy {chunk.policy!r} lists {', '.join(sorted(window.outcomes))}"
             self._count("dead", counted)
@@ -314,10 +317,11 @@ class Join:
                 changes.dead.append((click, reason))
             return
         ts = chunk.ts.item(position)
-        inside = window.takes(does, click.ts - ts)
+        inside = -window.early_ms <= click.ts - ts < window.open_ms(does)
         reward = worth * click.value
-        told = (click.outcome_id, click.ts, reward if inside else None, self._leaves(click))
-        after = [*seen, Seen(*told, does, click.value, worth, click.of)]
+        counted_as = reward if inside else None
+        one = Seen(click.outcome_id, click.ts, counted_as, self._leaves(click), does, click.value, worth, click.of)
+        after = [*seen, one]
         chunk.seen[position] = after
         if chunk.oldest_click is None or click.offset < chunk.oldest_click:
             chunk.oldest_click = click.offset

@@ -65,7 +65,10 @@ def counting(seen: Sequence[Seen], *, viewable: bool) -> Sequence[Seen] | None:
     >>> counting([buy], viewable=True) is None
     True
     """
-    if all(one.does == EARNS for one in seen):
+    for one in seen:
+        if one.does != EARNS:
+            break
+    else:  # the usual case
         return None if viewable else seen
     seen = [one for one in seen if one.reward is not None]
     retracted = {one.of for one in seen if one.does == RETRACTS}

@@ -203,7 +203,10 @@ class PartitionState:
     def _settle(self, changes: Changes) -> list[Joined]:
         for row in changes.joined:
             if row.learns and row.counts:
-                self._gathered.setdefault(row.policy, Gathered()).add(row)
+                gathered = self._gathered.get(row.policy)
+                if gathered is None:
+                    gathered = self._gathered[row.policy] = Gathered()
+                gathered.add(row)
         self._joined.extend(changes.joined)
         self._dead.extend(
             ("clicks", Dead(click.record, reason, _row_of(click.record, click.row))) for click, reason in changes.dead

@@ -118,11 +118,15 @@ def outcome_reason(row: Any, *, kinds: frozenset[str], latest: int) -> str | Non
     for name in ("decision_id", "slot", "outcome_id"):
         if not getattr(row, name):
             return f"{name} is empty"
-    if row.kind not in kinds and row.kind not in TAKING_BACK:
+    if row.kind in TAKING_BACK:
+        wrong = back_reason(row.kind, row.outcome_id, row.of, row.value)
+        if wrong is not None:
+            return wrong
+    elif row.kind not in kinds:
         return f"kind is {row.kind!r}, which no policy lists in its outcomes; listed: {', '.join(sorted(kinds))}"
     if not -LARGEST <= row.value <= LARGEST:
         return f"value is {row.value}; allowed: a finite number of at most {LARGEST:g} in size"
-    return time_reason(row.ts, latest) or back_reason(row.kind, row.outcome_id, row.of, row.value)
+    return time_reason(row.ts, latest)
 
 
 def dimension_reason(size: int, dimension: int, policy: str) -> str:
