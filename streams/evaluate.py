@@ -68,7 +68,7 @@ def compare(
     if len(rows.reward) < LEAST_ROWS:
         raise TooFewRowsError(
             f"the feedback topic has {len(rows.reward)} matured impressions of policy {policy!r} that were chosen by chance, at least "
-            f"{LEAST_ROWS} are needed; an impression matures when window_s + grace_s of event time have passed"
+            f"{LEAST_ROWS} are needed; an impression that counts matures when window_s (or retraction_window_s) + grace_s of event time have passed"
         )
     first, rest = rows.split(share)
     rng = np.random.default_rng(seed)

@@ -51,7 +51,8 @@ def encode_joined(
         sizes = [
             ROW_BYTES
             + row.x.nbytes
-            + 4 * (len(row.click.decision_id) + len(row.click.outcome_id) + len(row.click.kind))
+            + 4
+            * (len(row.click.decision_id) + len(row.click.outcome_id) + len(row.click.kind) + len(row.click.of or ""))
             for row in rows
         ]
         for start, end in runs(sizes):

@@ -106,7 +106,7 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
         return Restored(state=state, base=state.cut())
     state = PartitionState(number, rules=rules, watermark=checkpoint["watermark"])
     for policy in sorted({entry.policy for entry, _ in found}):
-        _check_counted(policy, checkpoint["policies"].get(policy, {}).get("viewable"), rules)
+        _check_counted(policy, checkpoint.get("policies", {}).get(policy, {}).get("viewable"), rules)
     for entry, record in found:
         _put(state, entry, record)
     restored = Restored(
@@ -218,7 +218,7 @@ def _missing(restored: Restored, side: Side, low: int, high: int) -> list[str]:
     if low > start and start < end:
         warnings.append(
             f"{topic}-{number}: offsets {start} to {min(low, end)} are needed to know what is pending, but retention has deleted them; "
-            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s, and unit_window_s with unit_limit"
+            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s (or retraction_window_s) + grace_s, and unit_window_s with unit_limit"
         )
     if restored.cuts and low > base.offsets[side]:
         warnings.append(

@@ -287,10 +287,9 @@ class PolicySettings(BaseModel):
 
     @model_validator(mode="after")
     def _expiry_is_longer_than_the_window(self) -> Self:
-        name = "retraction_window_s" if self.retraction_window_s > self.window_s else "window_s"
         if 0 < self.expire_s < self.kept_s:
             raise ValueError(
-                f"expire_s = {self.expire_s}: must be 0 (never) or at least {name} + grace_s = {self.kept_s}, "
+                f"expire_s = {self.expire_s}: must be 0 (never) or at least {self.longest_window} + grace_s = {self.kept_s}, "
                 "because clicks on the arm's last impressions still come; set more"
             )
         return self
@@ -348,6 +347,11 @@ class PolicySettings(BaseModel):
     def kept_s(self) -> float:
         """Seconds of event time that an impression is needed for: its window, for clicks or retractions, and the grace."""
         return max(self.window_s, self.retraction_window_s) + self.grace_s
+
+    @property
+    def longest_window(self) -> str:
+        """The name of the setting that says how long an impression is needed."""
+        return "retraction_window_s" if self.retraction_window_s > self.window_s else "window_s"
 
     @property
     def kinds(self) -> frozenset[str]:
