@@ -67,13 +67,17 @@ def shown(
 
 
 class Counted(NamedTuple):
-    """An outcome that counts: the arm's name, its kind, event time (ms UTC), the cost that it says, and by how much it changed the reward."""
+    """An outcome that counts: its arm's name, event time (ms UTC), by how much it changed the reward, and what it costs.
+
+    That is a cost of its own, and a number of clicks and of impressions at the arm's prices; below zero what is returned.
+    """
 
     arm: str
-    kind: str
     ts: int
-    cost: float | None
     change: float
+    cost: float = 0.0
+    clicks: int = 0
+    shown: int = 0
 
 
 def followed(ledger: Ledger, tariff: Tariff, outcomes: Iterable[Counted]) -> Ledger:
@@ -81,7 +85,7 @@ def followed(ledger: Ledger, tariff: Tariff, outcomes: Iterable[Counted]) -> Led
 
     >>> from policies.ledger import EMPTY, Period, Price
     >>> tariff = Tariff(arms={"a": Price(budget="spring", click_cost=0.5)}, periods={"spring": Period(60.0, 0)})
-    >>> after = followed(EMPTY, tariff, [Counted("a", "click", 9, None, 1.0), Counted("a", "buy", 9, None, 3.0)])
+    >>> after = followed(EMPTY, tariff, [Counted("a", 9, 1.0, clicks=1), Counted("a", 9, 3.0)])
     >>> after.accounts["spring"].spent, after.accounts["spring"].earned
     ({0: 0.5}, {0: 4.0})
     """
@@ -92,8 +96,8 @@ def followed(ledger: Ledger, tariff: Tariff, outcomes: Iterable[Counted]) -> Led
         worth = price.value * one.change
         earned += worth
         if price.budget is not None:
-            due = price.click_cost if one.kind in tariff.kinds else 0.0
-            by_budget.setdefault(price.budget, []).append((one.ts, due if one.cost is None else one.cost, worth))
+            due = one.cost + one.clicks * price.click_cost + one.shown * price.cost
+            by_budget.setdefault(price.budget, []).append((one.ts, due, worth))
     for budget, rows in by_budget.items():
         ts, costs, worths = (np.array(column) for column in zip(*rows, strict=True))
         _add(accounts, tariff, budget, ts, costs, worths)

@@ -57,12 +57,10 @@ class Tariff:
     Attributes:
         arms: price of every arm that is known; another is worth its reward and draws on nothing.
         periods: of every budget.
-        kinds: outcomes that cost an arm's `click_cost`; others cost what they say themselves.
     """
 
     arms: Mapping[str, Price]
     periods: Mapping[str, Period]
-    kinds: frozenset[str] = frozenset({"click"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from policies.explain import explain
 from streams.contexts import vector
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
+from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
 
 if TYPE_CHECKING:
@@ -367,6 +368,7 @@ class PolicyClient:
         kind: str = "click",
         ts: int | None = None,
         *,
+        of: str | None = None,
         tag: object = None,
     ) -> None:
         """Queue an outcome of a decision.
@@ -374,23 +376,31 @@ class PolicyClient:
         Args:
             decision_id: of the decision.
             slot: of the decision.
-            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts.
-            value: multiplied by the policy's worth of the kind.
-            kind: one of the policy's `outcomes`.
+            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts, or with `of`
+                one of each kind for that outcome.
+            value: multiplied by the policy's worth of the kind; of a refund, how much of the other outcome's value it takes back.
+            kind: one of the policy's `outcomes`, its viewable event, or "retraction", "refund", "invalid" (docs/outcomes.md).
             ts: event time in ms UTC; None is now.
+            of: `outcome_id` of the outcome that a retraction or a refund takes back.
             tag: given back by `on_delivery`.
 
         Raises:
             QueueFull: it was not taken; the caller decides whether to try again.
+            ValueError: a retraction or a refund of nothing, of itself, or of less than 0.
         """
+        outcome_id = default_id(kind, of) if outcome_id is None else outcome_id
+        wrong = back_reason(kind, outcome_id, of, value)
+        if wrong is not None:
+            raise ValueError(wrong)
         self._producer.outcome(
             Outcome(
                 decision_id=decision_id,
                 slot=slot,
-                outcome_id=kind if outcome_id is None else outcome_id,
+                outcome_id=outcome_id,
                 kind=kind,
                 value=value,
                 ts=int(self._clock() * 1000) if ts is None else ts,
+                of=of,
             ),
             tag=tag,
         )

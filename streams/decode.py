@@ -90,6 +90,7 @@ class Decoder:
                 record,
                 number or 0,
                 row.cost,
+                row.of,
             )
 
 

@@ -27,6 +27,7 @@ class _UnitColumns(_Columns, frozen=True, kw_only=True):
 
 class _OutcomeColumns(OutcomeColumns, frozen=True, kw_only=True):
     cost: bytes | None = None
+    of: list[str | None] | None = None
 
 
 _IMPRESSIONS: dict[bool, msgspec.msgpack.Decoder[Any]] = {  # by whether units are read
@@ -140,8 +141,10 @@ def _costs(batch: Any) -> npt.NDArray[Any]:
 
 
 def _outcome_rows(batch: _OutcomeColumns) -> list[OutcomeRow]:
-    if len(batch.outcome_id) != batch.n:
-        raise EventError(f"column 'outcome_id' has {len(batch.outcome_id)} values, n is {batch.n}")
+    of = [None] * batch.n if batch.of is None else batch.of
+    for name, values in (("outcome_id", batch.outcome_id), ("of", of)):
+        if len(values) != batch.n:
+            raise EventError(f"column {name!r} has {len(values)} values, n is {batch.n}")
     slots = [batch.slots[code] for code in _positions(batch.slot, batch.slots, batch.n, "slot").tolist()]
     kinds = [batch.kinds[code] for code in _positions(batch.kind, batch.kinds, batch.n, "kind").tolist()]
     value = column(batch.value, "<f8", batch.n, "value").tolist()
@@ -149,8 +152,8 @@ def _outcome_rows(batch: _OutcomeColumns) -> list[OutcomeRow]:
     costs: list[float | None] = [None] * batch.n
     if batch.cost is not None:
         costs = [None if cost != cost else cost for cost in _costs(batch).tolist()]
-    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, costs, strict=True)
-    return [OutcomeRow(d, s, o, t, k, v, batch.v, cost) for d, s, o, t, k, v, cost in columns]
+    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, costs, of, strict=True)
+    return [OutcomeRow(d, s, o, t, k, v, batch.v, cost, back) for d, s, o, t, k, v, cost, back in columns]
 
 
 def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:

@@ -85,6 +85,7 @@ class OutcomeRow(msgspec.Struct, gc=False):
     value: float = 1.0
     v: Int64 = VERSION
     cost: float | None = None
+    of: str | None = None
 
 
 _IMPRESSION: dict[tuple[Codec, bool], Callable[[bytes], Any]] = {  # by codec, and whether units are read

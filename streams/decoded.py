@@ -104,6 +104,7 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     record: Any
     row: int = 0  # within a columnar record
     cost: float | None = None  # None where the event does not say it
+    of: str | None = None  # id of the outcome that it takes back
 
 
 def row_keys(

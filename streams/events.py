@@ -78,6 +78,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings.
 
     ``cost`` is what it cost, if it counts, 0 to 1e30; without it the settings' own counts (streams/ledgers.py).
+    ``of``: the ``outcome_id`` of the outcome that a retraction or a refund takes back (streams/outcomes.py).
     """
 
     v: int = VERSION
@@ -88,6 +89,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     value: float = 1.0
     ts: int
     cost: float | None = None
+    of: str | None = None
 
 
 def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:

@@ -18,11 +18,22 @@ from streams.join import Joined
 
 @dataclass(slots=True)
 class Gathered:
-    """Rows of one policy that wait to be added to the sums."""
+    """Rows of one policy that wait to be added to the sums.
+
+    ``entering``, ``leaving``: outcomes whose impressions they let into the sums or take out of them.
+    """
 
     impressions: list[Impressions] = field(default_factory=list)
     joined: list[Joined] = field(default_factory=list)
     rows: int = 0
+    entering: list[Joined] = field(default_factory=list)
+    leaving: list[Joined] = field(default_factory=list)
+
+    def add(self, row: Joined) -> None:
+        """Take an outcome that changes the sums."""
+        self.joined.append(row)
+        if row.enters:
+            (self.entering if row.enters > 0 else self.leaving).append(row)
 
     @property
     def versions(self) -> list[npt.NDArray[np.integer[Any]]]:
@@ -44,6 +55,31 @@ def to_batch(gathered: Gathered, names: Sequence[str], dimension: int, *, limit:
         reward_ts=np.array([row.impression_ts for row in joined], np.int64),
         reward=np.array([row.change for row in joined], np.float64),
         square=np.array([row.square for row in joined], np.float64),
+    )
+
+
+def parts(gathered: Gathered, policy: str) -> tuple[Gathered, Gathered | None]:
+    """What is added to the sums, and the impressions that are taken out of them again, None if there are none."""
+    if gathered.entering:
+        shown = [*gathered.impressions, impressions_of(gathered.entering, policy)]
+        gathered = Gathered(shown, gathered.joined, leaving=gathered.leaving)
+    return gathered, Gathered([impressions_of(gathered.leaving, policy)]) if gathered.leaving else None
+
+
+def impressions_of(rows: Sequence[Joined], policy: str) -> Impressions:
+    """The impressions that n > 0 outcomes of one policy belong to."""
+    return Impressions(
+        policy=policy,
+        key=np.array([row.click.key for row in rows], np.uint64),
+        slot=np.array([row.slot for row in rows], np.int32),
+        arm=np.array([row.arm for row in rows], np.int32),
+        ts=np.array([row.impression_ts for row in rows], np.int64),
+        offset=np.array([row.impression_offset for row in rows], np.int64),
+        row=np.array([row.impression_row for row in rows], np.int32),
+        snapshot=np.array([row.snapshot for row in rows], np.int32),
+        propensity=np.array([row.propensity for row in rows], np.float64),
+        x=np.array([row.x for row in rows]),
+        flags=np.array([row.flags for row in rows], np.uint8),
     )
 
 

@@ -12,6 +12,10 @@ for one that has left. An outcome outside the window is remembered until it woul
 
 Copies of an impression are expected to carry the same time: the first in the log wins.
 
+What an impression is worth is a function of the set of its outcomes (`streams.outcomes`): some of them take back others, and a policy
+may count impressions only once a viewable event came. So an outcome may change more than its own reward, and let its impression into
+the sums or take it out (`Joined.enters`).
+
 Not every impression learns. Fallback decisions do not, nor do those beyond the limit of their unit (`streams.units`): they are joined and
 counted like all others, and neither they nor their outcomes enter the sums.
 """
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import fsum
+from math import fsum, nan
 from typing import Any, Literal
 
 import msgspec
@@ -31,11 +35,13 @@ from policies.robust import bounded
 from streams.blocks import Blocks
 from streams.decoded import LIMITED, Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
-from streams.pending import Chunk, Pending, Seen
+from streams.outcomes import EARNS, SHOWS, TAKING_BACK, VOIDS, Dues, Seen, counting, dues
+from streams.pending import Chunk, Pending
 from streams.units import Limit, Units
 from streams.waiting import Waiting, place
 
 Aggregate = Literal["sum", "max", "min", "earliest", "count"]
+NOTHING_DUE = Dues()
 CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 
 
@@ -43,7 +49,10 @@ CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 class Window:
     """A policy's attribution rules; times in ms. ``bounds``: least and largest reward of one impression, None for any.
 
-    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number.
+    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number. ``viewable``: the kind of
+    outcome without which an impression does not count, None if each counts. ``retraction_ms``: time for what takes something back,
+    if that is longer than ``window_ms``. ``charged``: kinds of outcomes that cost what the settings say unless they say it
+    themselves, None if nobody adds up what they cost.
     """
 
     window_ms: int
@@ -54,15 +63,55 @@ class Window:
     bounds: tuple[float, float] | None = None
     unit_limit: int = 0
     unit_window_ms: int = 3_600_000
+    viewable: str | None = None
+    retraction_ms: int = 0
+    charged: frozenset[str] | None = None
 
     def reward(self, seen: Sequence[Seen]) -> float:
-        """The reward of an impression from the outcomes that count."""
-        return bounded(aggregate(seen, self.aggregate), self.bounds)
+        """The reward of an impression from the outcomes that count, 0 if it does not count itself."""
+        return self.standing(seen)[1]
+
+    def standing(self, seen: Sequence[Seen]) -> tuple[Sequence[Seen] | None, float]:
+        """Those of an impression's outcomes that count, None if it does not count itself, and its reward."""
+        if not seen:
+            return (seen if self.viewable is None else None), 0.0
+        left = counting(seen, viewable=self.viewable is not None)
+        return left, 0.0 if left is None else bounded(aggregate(left, self.aggregate), self.bounds)
+
+    @property
+    def counted(self) -> dict[str, str]:
+        """What checkpoints say of the impressions in the sums: nothing where each counts."""
+        return {} if self.viewable is None else {"viewable": self.viewable}
+
+    def does(self, kind: str) -> tuple[int, float]:
+        """What an outcome of this kind does, 0 if it cannot be used, and its worth."""
+        worth = self.outcomes.get(kind)
+        if kind == self.viewable:
+            return (SHOWS, 0.0) if worth is None else (EARNS | SHOWS, worth)
+        return (TAKING_BACK.get(kind, 0), 0.0) if worth is None else (EARNS, worth)
+
+    def cost(self, does: int, click: Click) -> float | None:
+        """What `Seen` says of an outcome's cost."""
+        if self.charged is None:
+            return None
+        own = does == VOIDS or (does & (EARNS | SHOWS) and click.kind in self.charged)
+        return click.cost if click.cost is not None or not own else nan
+
+    def due(self, seen: Sequence[Seen], one: Seen) -> Dues:
+        """What is due because of one outcome after those that were seen."""
+        if self.charged is None:
+            return NOTHING_DUE
+        viewable = self.viewable is not None
+        return dues([*seen, one], viewable=viewable).less(dues(seen, viewable=viewable))
+
+    def open_ms(self, does: int) -> int:
+        """How long after its impression an outcome that does this is in time."""
+        return self.window_ms if does & (EARNS | SHOWS) else max(self.window_ms, self.retraction_ms)
 
     @property
     def hold_ms(self) -> int:
         """How long after its own time an impression stays."""
-        return self.window_ms + self.grace_ms
+        return max(self.window_ms, self.retraction_ms) + self.grace_ms
 
     @property
     def bucket_ms(self) -> int:
@@ -88,6 +137,9 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     square: float  # of the squared reward
     flags: int = 0  # of the impression: ESTIMATE, LIMITED
     before: float = 0.0  # the impression's reward without this outcome
+    enters: int = 0  # 1 where the outcome lets its impression into the sums, -1 where it takes it out
+    counts: bool = True  # whether the impression is in the sums, before or after
+    due: Dues = NOTHING_DUE  # what its arm's budget is charged for it
 
     @property
     def learns(self) -> bool:
@@ -100,6 +152,7 @@ class Matured:
     """Impressions of one policy whose window has closed: m positions of a chunk, their final rewards and outcome counts (m,).
 
     ``age_ms`` (m,): from the impression to its earliest outcome that counted, 0 if that came before it, -1 if none counted.
+    ``counts`` (m,): False for impressions that never became viewable or were taken back, None where all count.
     """
 
     chunk: Chunk
@@ -107,6 +160,7 @@ class Matured:
     reward: npt.NDArray[np.float64]
     outcomes: npt.NDArray[np.int32]
     age_ms: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(slots=True)
@@ -114,7 +168,7 @@ class Changes:
     """What a call changed beyond the join's own state."""
 
     fresh: npt.NDArray[np.int64] | None = None  # rows of the batch that were new
-    learning: npt.NDArray[np.int64] | None = None  # those of them that enter the sums
+    learning: npt.NDArray[np.int64] | None = None  # those of them that enter the sums at once
     limited: int = 0  # those that do not because of their unit's limit
     duplicates: int = 0
     expired: npt.NDArray[np.int64] | None = None  # rows of the batch that came after they would have left
@@ -189,6 +243,8 @@ class Join:
             learns &= ~over
             batch = replace(batch, flags=np.where(over, batch.flags | LIMITED, batch.flags))
         changes.learning = fresh if learns.all() else fresh[learns[fresh]]
+        if self.windows[batch.policy].viewable is not None:
+            changes.learning = fresh[:0]  # they enter when they become viewable
         return batch
 
     def add_clicks(self, clicks: list[Click], *, rebuild: Container[int] | None = None) -> Changes:
@@ -271,23 +327,36 @@ class Join:
             if any(other.outcome_id == click.outcome_id for other in seen):
                 self._count("duplicate", counted)
                 return
-        weight = window.outcomes.get(click.kind)
-        if weight is None:
+        does, worth = window.does(click.kind)
+        if not does:
             reason = f"kind is {click.kind!r}; policy {chunk.policy!r} lists {', '.join(sorted(window.outcomes))}"
             self._count("dead", counted)
             if counted:
                 changes.dead.append((click, reason))
             return
         ts = chunk.ts.item(position)
-        inside = -window.early_ms <= click.ts - ts < window.window_ms
-        reward = weight * click.value
-        after = [*seen, Seen(click.outcome_id, click.ts, reward if inside else None, self._leaves(click))]
+        inside = -window.early_ms <= click.ts - ts < window.open_ms(does)
+        reward = worth * click.value
+        counted_as = reward if inside else None
+        one = Seen(
+            click.outcome_id,
+            click.ts,
+            counted_as,
+            self._leaves(click),
+            does,
+            click.value,
+            worth,
+            click.of,
+            window.cost(does, click),
+        )
+        after = [*seen, one]
         chunk.seen[position] = after
         if chunk.oldest_click is None or click.offset < chunk.oldest_click:
             chunk.oldest_click = click.offset
         self._count("joined" if inside else "late", counted)
         if inside and counted:
-            old, new = window.reward(seen), window.reward(after)
+            (left, old), (following, new) = window.standing(seen), window.standing(after)
+            enters = (following is not None) - (left is not None)
             changes.joined.append(
                 Joined(
                     click,
@@ -305,6 +374,9 @@ class Join:
                     new * new - old * old,
                     chunk.flags.item(position),
                     old,
+                    enters,
+                    enters != 0 or left is not None,
+                    window.due(seen, one),
                 )
             )
 
@@ -315,19 +387,21 @@ class Join:
         reward = np.zeros(len(rows))
         outcomes = np.zeros(len(rows), np.int32)
         age_ms = np.full(len(rows), -1, np.int64)
+        window = self.windows[chunk.policy]
+        counts = np.full(len(rows), window.viewable is None)
         if chunk.seen:
-            window = self.windows[chunk.policy]
             positions = np.fromiter(chunk.seen, np.int64, len(chunk.seen))
             at = np.minimum(np.searchsorted(rows, positions), len(rows) - 1)
             leaves = rows[at] == positions
             for i, position in zip(at[leaves].tolist(), positions[leaves].tolist(), strict=True):
                 seen = chunk.seen[position]
-                reward[i] = window.reward(seen)
-                times = [other.ts for other in seen if other.reward is not None]
+                left, reward[i] = window.standing(seen)
+                counts[i] = left is not None
+                times = [other.ts for other in left or () if other.reward is not None]
                 outcomes[i] = len(times)
                 if times:
                     age_ms[i] = max(0, min(times) - chunk.ts.item(position))
-        return Matured(chunk, rows, reward, outcomes, age_ms)
+        return Matured(chunk, rows, reward, outcomes, age_ms, counts)
 
 
 def aggregate(seen: Sequence[Seen], how: Aggregate) -> float:

@@ -2,7 +2,7 @@
 
 An impression is charged when it is accepted (not a copy of another, not too late), also where a fallback made the decision or the
 unit's limit keeps it from learning: it cost money all the same. An outcome is charged when it counts (joined, not a duplicate, not
-late). Each goes to the period of its own event time. What is read again, to know what is pending or for sums that had no room in a
+late), and what takes one back returns its cost (`streams.outcomes.dues`). Each goes to the period of its own event time. What is read again, to know what is pending or for sums that had no room in a
 checkpoint, is not charged again: a ledger's record is written whole in the transaction of every checkpoint since which it changed.
 
 Key of the record: MessagePack ``[policy, partition, "", "ledger"]``. Programs that know no ledgers take it for sums of a track that they
@@ -60,7 +60,6 @@ def tariff(policy: SlotPolicy) -> Tariff | None:
     return Tariff(
         arms={arm: Price(ad.budget, ad.value, ad.cost, ad.click_cost) for arm, ad in policy.ads.items()},
         periods={name: Period(budget.period_s, budget.anchor_ms) for name, budget in policy.budgets.items()},
-        kinds=frozenset(policy.cost_kinds),
     )
 
 
@@ -115,7 +114,7 @@ class Ledgers:
         """Charge outcomes that counted. ``arms``: names of each policy's arms by number."""
         for row in joined if self.tariffs else ():
             if row.policy in self.tariffs:
-                one = Counted(arms[row.policy].list[row.arm], row.click.kind, row.click.ts, row.click.cost, row.change)
+                one = Counted(arms[row.policy].list[row.arm], row.click.ts, row.change, *row.due)
                 self._gathered.setdefault(row.policy, _Gathered()).outcomes.append(one)
 
     def put(self, policy: str, value: bytes) -> None:

@@ -109,6 +109,8 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
         state = PartitionState(number, rules=rules)
         return Restored(state=state, base=state.cut())
     state = PartitionState(number, rules=rules, watermark=checkpoint["watermark"])
+    for policy in sorted({entry.policy for entry, _ in found}):
+        _check_counted(policy, checkpoint.get("policies", {}).get(policy, {}).get("viewable"), rules)
     for entry, record in found:
         _put(state, entry, record)
     for policy, value in ledgers.items():
@@ -125,6 +127,19 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
     state.positions = {side: checkpoint["offsets"][side] for side in SIDES}
     _settle(restored)
     return restored
+
+
+def _check_counted(policy: str, stored: str | None, rules: Rules) -> None:
+    """Raise StateMismatchError if the sums hold other impressions than the settings want: pending ones would count twice, or never."""
+    wanted = rules.windows[policy].viewable
+    if stored != wanted:
+        told = [
+            "each impression" if kind is None else f"impressions with an outcome {kind!r}" for kind in (wanted, stored)
+        ]
+        raise StateMismatchError(
+            f"policy {policy!r} counts {told[0]} by the settings (counts_on, viewable_kind), and its stored sums hold {told[1]}: "
+            "go back to the old settings, or give the policy a new name"
+        )
 
 
 def _put(state: PartitionState, entry: Entry, record: Mapping[str, Any]) -> None:
@@ -217,7 +232,7 @@ def _missing(restored: Restored, side: Side, low: int, high: int) -> list[str]:
     if low > start and start < end:
         warnings.append(
             f"{topic}-{number}: offsets {start} to {min(low, end)} are needed to know what is pending, but retention has deleted them; "
-            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s, and unit_window_s with unit_limit"
+            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s (or retraction_window_s) + grace_s, and unit_window_s with unit_limit"
         )
     if restored.cuts and low > base.offsets[side]:
         warnings.append(

@@ -15,7 +15,7 @@ from streams.state import Rules
 def rules(settings: Settings) -> Rules:
     """Decoder, windows and models of every policy, numbered afresh: one for each worker process."""
     policies = settings.policies
-    decoder = Decoder(policies, kinds={kind for policy in policies.values() for kind in policy.outcomes})
+    decoder = Decoder(policies, kinds={kind for policy in policies.values() for kind in policy.kinds})
     referring = {name: policy.huber for name, policy in policies.items() if wants(policy)}
     return Rules(
         decoder=decoder,
@@ -47,6 +47,9 @@ def window(policy: PolicySettings) -> Window:
         bounds=policy.reward_bounds,
         unit_limit=policy.unit_limit,
         unit_window_ms=round(policy.unit_window_s * 1000),
+        viewable=policy.viewable_kind if policy.counts_on == "viewable" else None,
+        retraction_ms=round(policy.retraction_window_s * 1000),
+        charged=frozenset(policy.cost_kinds) if policy.ads else None,
     )
 
 

@@ -74,7 +74,10 @@ class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fals
 
 
 class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now."""
+    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now.
+
+    `of` is the outcome_id of the outcome that a `retraction` or a `refund` takes back.
+    """
 
     decision_id: Name
     slot: Name
@@ -82,6 +85,7 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=F
     kind: Name = "click"
     value: Number = 1.0
     ts: Time | None = None
+    of: Name | None = None
 
 
 class Shown(Struct, frozen=True, kw_only=True, gc=False):

@@ -188,8 +188,9 @@ class Settings(BaseSettings):
         needed_s, name = max(((2 * policy.reread_s, name) for name, policy in self.policies.items()), default=(0.0, ""))
         if "retention_s" in self.model_fields_set and self.retention_s < needed_s:
             limited = " + unit_window_s" if self.policies[name].unit_limit else ""
+            window = self.policies[name].longest_window
             raise ValueError(
-                f"retention_s = {self.retention_s:g}: less than twice window_s + grace_s{limited} of policy {name!r}, {needed_s:g}: "
+                f"retention_s = {self.retention_s:g}: less than twice {window} + grace_s{limited} of policy {name!r}, {needed_s:g}: "
                 "impressions would be deleted that clicks still need; make it longer, leave it out, or shorten the window"
             )
         return self

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.batch import Batch
 from policies.ledger import Tariff
 from policies.model import Model, Sums
 from policies.references import References
@@ -27,7 +28,7 @@ from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
 from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
-from streams.gathered import Gathered, positioned, referred, to_batch
+from streams.gathered import Gathered, parts, positioned, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.ledgers import Ledgers
 from streams.messages import Message
@@ -210,9 +211,11 @@ class PartitionState:
 
     def _settle(self, changes: Changes) -> list[Joined]:
         for row in changes.joined:
-            if row.learns:
-                gathered = self._gathered.setdefault(row.policy, Gathered())
-                gathered.joined.append(row)
+            if row.learns and row.counts:
+                gathered = self._gathered.get(row.policy)
+                if gathered is None:
+                    gathered = self._gathered[row.policy] = Gathered()
+                gathered.add(row)
         if self._replayed is None:
             self.ledgers.followed(changes.joined, self.rules.decoder.arms)
         self._joined.extend(changes.joined)
@@ -271,6 +274,13 @@ class PartitionState:
         gathered = self._gathered.pop(policy, None)
         if gathered is None:
             return
+        only = self._lacking(policy, self.rules.decoder.arms[policy].list)
+        added, taken = parts(gathered, policy)
+        self.table.update(policy, self._batch(policy, added), cut=self._cuts.number, only=only)
+        if taken is not None:
+            self.table.take_out(policy, self._batch(policy, taken), cut=self._cuts.number, only=only)
+
+    def _batch(self, policy: str, gathered: Gathered) -> Batch:
         names = self.rules.decoder.arms[policy].list
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
@@ -282,7 +292,7 @@ class PartitionState:
             known, limit = references.of(policy), self.rules.referring[policy]
             logistic = self.rules.models[policy].family == "logistic"
             batch = referred(batch, gathered, known, linearised=logistic, limit=limit)
-        self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
+        return batch
 
     def _lacking(self, policy: str, arms: Sequence[str]) -> dict[float, list[bool]] | None:
         """While input is replayed: by half-life, which arms' records do not go up to the cut that is being replayed."""
@@ -411,7 +421,7 @@ class PartitionState:
             "impressions": dict(self.impressions),
             "largest_ts": dict(self.largest_ts),
             "policies": {
-                policy: {"model": model.name, "dimension": model.dimension}
+                policy: {"model": model.name, "dimension": model.dimension, **self.rules.windows[policy].counted}
                 for policy, model in self.rules.models.items()
             },
         }

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from streams.decoded import Dead, Floats, Impressions, Ints, Names, Record, row_keys, unit_keys
 from streams.events import LARGEST, VERSION
+from streams.outcomes import TAKING_BACK, back_reason
 
 AHEAD_MS = 5 * 60 * 1000  # event time may lead the record's timestamp by this much (semantics: events and time)
 LARGEST_SNAPSHOT = 2**31 - 1
@@ -117,13 +118,17 @@ def _impression_reason(raw: Raw, i: int, arms: Names, slots: Names, latest: int)
 
 
 def outcome_reason(row: Any, *, kinds: frozenset[str], latest: int) -> str | None:
-    """Why an outcome (decision_id, slot, outcome_id, kind, value, ts, v, cost) cannot be used, None if it can."""
+    """Why an outcome (decision_id, slot, outcome_id, kind, value, ts, v, of) cannot be used, None if it can."""
     if row.v != VERSION:
         return version_reason(row.v)
     for name in ("decision_id", "slot", "outcome_id"):
         if not getattr(row, name):
             return f"{name} is empty"
-    if row.kind not in kinds:
+    if row.kind in TAKING_BACK:
+        wrong = back_reason(row.kind, row.outcome_id, row.of, row.value)
+        if wrong is not None:
+            return wrong
+    elif row.kind not in kinds:
         return f"kind is {row.kind!r}, which no policy lists in its outcomes; listed: {', '.join(sorted(kinds))}"
     if not -LARGEST <= row.value <= LARGEST:
         return f"value is {row.value}; allowed: a finite number of at most {LARGEST:g} in size"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tomllib
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from policies.ledger import merged
+from streams.cuts import Side
 from streams.events import Impression, Outcome
 from streams.ledgers import Ledgers, is_ledger, ledger_key, tariff
 from streams.posteriors import Posteriors
@@ -25,7 +27,7 @@ from streams.sums import read_states
 from streams.table import read_key
 from tests import test_budget
 from tests.loop import Loop, assert_exact
-from tests.oracle import POLICY, config, fold, traffic
+from tests.oracle import DIMENSION, POLICY, config, fold, traffic
 from tests.spending import ADS, costly, spending, told
 from tests.test_budget import START_MS, TWO_SUMS, Committed, Log, recovered, rules_of
 from tests.test_exactly_once import Load, die, hour_ago_ms
@@ -193,6 +195,50 @@ def test_killed_workers_charge_once(bootstrap: str, prefix: str, tmp_path: Path)
         periods = states[0].rules.tariffs[POLICY].periods
         assert told(merged([state.ledgers.by_policy[POLICY] for state in states], periods)) == spending(events)
         loop.stop("one")
+
+
+TAKEN_BACK = [
+    Outcome(decision_id="d", slot="s", outcome_id="o1", kind="click", ts=START_MS + 10),
+    Outcome(decision_id="d", slot="s", outcome_id="o2", kind="click", ts=START_MS + 20, cost=2.0),
+    Outcome(decision_id="d", slot="s", outcome_id="r1", kind="refund", of="o2", value=0.5, cost=0.75, ts=START_MS + 30),
+    Outcome(decision_id="d", slot="s", outcome_id="t1", kind="retraction", of="o1", ts=START_MS + 40),
+    Outcome(decision_id="d", slot="s", outcome_id="i1", kind="invalid", ts=START_MS + 50),
+    Outcome(decision_id="d", slot="s", outcome_id="t2", kind="retraction", of="i1", ts=START_MS + 60),
+]
+
+
+@pytest.mark.parametrize(
+    ("taken", "spent"),
+    [(1, 0.25 + 0.5), (2, 2.75), (3, 2.0), (4, 1.5), (5, 0.0), (6, 1.5)],
+    ids=["click", "click that says its cost", "refund", "retraction", "invalid", "invalid that was a mistake"],
+)
+def test_what_is_taken_back_is_returned_in_any_order(taken: int, spent: float) -> None:
+    """The impression costs 0.25 and a click 0.5: every order of the events, the impression among them, spends the same."""
+    ads = {
+        "ads": {"a": {"budget": "b", "cost": 0.25, "click_cost": 0.5}},
+        "budgets": {"b": {"amount": 9, "period_s": 9e6}},
+    }
+    shown = Impression(
+        decision_id="d",
+        slot="s",
+        policy=POLICY,
+        snapshot=1,
+        arm="a",
+        propensity=1.0,
+        ts=START_MS,
+        context=[0.0] * DIMENSION,
+    )
+    events: list[Impression | Outcome] = [shown, *TAKEN_BACK[:taken]]
+    for order in permutations(events):
+        state = PartitionState(0, rules=rules_of("linear", 10_000_000, **ads))
+        for event in order:
+            log = Log([event])
+            side: Side = "impressions" if event is shown else "clicks"
+            (record,) = log.sides[side]
+            at = state.positions[side]
+            state.take(Fetched(side, 0, at, at + 1, [record._replace(offset=at)]))
+        state.freeze(None)
+        assert state.ledgers.by_policy[POLICY].accounts["b"].total == spent, order
 
 
 def test_costs_are_refused_that_cannot_be_charged() -> None:

@@ -78,6 +78,7 @@ PLAIN = {
     "queues",
     "records",
     "references",
+    "retraction",
     "robust",
     "rows",
     "scale",

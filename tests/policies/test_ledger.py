@@ -46,7 +46,8 @@ def added(ledger: Ledger, rows: list[Row]) -> Ledger:
         ts=np.array([row[1] for row in seen], np.int64),
         cost=costs,
     )
-    return followed(ledger, TARIFF, [Counted(NAMES[row[0]], "click", row[1], row[2], 1.0) for row in rows if row[3]])
+    clicks = [Counted(NAMES[row[0]], row[1], 1.0, row[2] or 0.0, clicks=int(row[2] is None)) for row in rows if row[3]]
+    return followed(ledger, TARIFF, clicks)
 
 
 @given(ROWS, st.randoms(use_true_random=False), st.integers(1, 7))
@@ -111,16 +112,16 @@ def test_a_budget_with_other_periods_begins_anew() -> None:
     """What was spent in days says nothing of hours: a new account, and one that still counts days is not added to it."""
     days = Tariff(arms=TARIFF.arms, periods={**TARIFF.periods, "spring": Period(86_400.0, 0)})
     before = added(EMPTY, [(0, 7, 4.0, False)])
-    after = followed(before, days, [Counted("a", "click", 9, 1.0, 0.0)])
+    after = followed(before, days, [Counted("a", 9, 0.0, 1.0)])
     assert after.accounts["spring"] == Account(period=Period(86_400.0, 0), spent={0: 1.0}, earned={0: 0.0})
     assert merged([before, after], days.periods).accounts["spring"].total == 1.0
 
 
-def test_only_the_kinds_that_cost_are_charged_by_the_settings() -> None:
-    """A purchase costs what it says itself, else nothing; what is taken back is one below zero."""
-    rows = [Counted("a", kind, 1, cost, 0.0) for kind, cost in (("click", None), ("buy", None), ("buy", 3.0))]
+def test_clicks_and_impressions_at_the_arms_prices_and_costs_of_their_own_add_up() -> None:
+    """A click at the settings' price, a purchase that says its own; what is returned is below zero, also an impression."""
+    rows = [Counted("a", 1, 0.0, clicks=1), Counted("a", 1, 0.0), Counted("a", 1, 0.0, 3.0)]
     assert followed(EMPTY, TARIFF, rows).accounts["spring"].total == 3.5
-    assert followed(EMPTY, TARIFF, [*rows, Counted("a", "buy", 1, -3.0, 0.0)]).accounts["spring"].total == 0.5
+    assert followed(EMPTY, TARIFF, [*rows, Counted("a", 1, 0.0, -3.0, shown=-1)]).accounts["spring"].total == 0.25
 
 
 def test_a_record_is_read_as_it_was_written() -> None:

@@ -43,7 +43,7 @@ def spend(ledger: Ledger, ts: int, cost: float) -> Ledger:
 
 def earn(ledger: Ledger, ts: int, worth: float) -> Ledger:
     """One outcome of arm a that costs nothing."""
-    return followed(ledger, TARIFF, [Counted("a", "click", ts, 0.0, worth)])
+    return followed(ledger, TARIFF, [Counted("a", ts, worth)])
 
 
 def at(
