@@ -12,6 +12,7 @@ if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [
                           its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
                           the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
+if any row has one        ``token`` [n strings or null]
 ========================  ==========================================================================================
 
 The record has no key and goes to an explicit partition: the one that murmur2 of every row's decision id names. New columns
@@ -64,6 +65,7 @@ class OutcomeColumns(msgspec.Struct, frozen=True, kw_only=True):
     kind: bytes
     value: bytes
     ts: bytes
+    token: list[str | None] | None = None
 
 
 def names(values: Sequence[str]) -> tuple[list[str], bytes]:
@@ -126,8 +128,12 @@ def encode_outcomes(events: Sequence[Outcome]) -> bytes:
         kind=kind,
         value=np.array([event.value for event in events], "<f8").tobytes(),
         ts=np.array([event.ts for event in events], "<i8").tobytes(),
+        token=[event.token for event in events],
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(batch)
+    columns = msgspec.structs.asdict(batch)
+    if all(token is None for token in columns["token"]):
+        del columns["token"]
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(columns)
 
 
 def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.generic]:

@@ -133,8 +133,11 @@ def _outcome_rows(batch: OutcomeColumns) -> list[OutcomeRow]:
     kinds = [batch.kinds[code] for code in _positions(batch.kind, batch.kinds, batch.n, "kind").tolist()]
     value = column(batch.value, "<f8", batch.n, "value").tolist()
     ts = column(batch.ts, "<i8", batch.n, "ts").tolist()
-    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, strict=True)
-    return [OutcomeRow(d, s, o, t, k, v, batch.v) for d, s, o, t, k, v in columns]
+    tokens = [None] * batch.n if batch.token is None else batch.token
+    if len(tokens) != batch.n:
+        raise EventError(f"column 'token' has {len(tokens)} values, n is {batch.n}")
+    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, tokens, strict=True)
+    return [OutcomeRow(d, s, o, t, k, v, batch.v, token) for d, s, o, t, k, v, token in columns]
 
 
 def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:

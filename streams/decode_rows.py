@@ -83,6 +83,7 @@ class OutcomeRow(msgspec.Struct, gc=False):
     kind: str = "click"
     value: float = 1.0
     v: Int64 = VERSION
+    token: str | None = None
 
 
 _IMPRESSION: dict[tuple[Codec, bool], Callable[[bytes], Any]] = {  # by codec, and whether units are read

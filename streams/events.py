@@ -73,7 +73,10 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings."""
+    """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings.
+
+    ``token`` is the decision's, if it came with one: it brings the impression along (``docs/tokens.md``).
+    """
 
     v: int = VERSION
     decision_id: str
@@ -82,6 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: str = "click"
     value: float = 1.0
     ts: int
+    token: str | None = None
 
 
 def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:

@@ -14,6 +14,8 @@ Copies of an impression are expected to carry the same time: the first in the lo
 
 Not every impression learns. Fallback decisions do not, nor do those beyond the limit of their unit (`streams.units`): they are joined and
 counted like all others, and neither they nor their outcomes enter the sums.
+
+Outcomes that bring their impression along in a token are counted from that (`streams.token_outcomes`).
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ import numpy.typing as npt
 
 from policies.robust import bounded
 from streams.blocks import Blocks
-from streams.decoded import LIMITED, Click, Impressions
+from streams.decoded import LIMITED, Brought, Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
 from streams.pending import Chunk, Pending, Seen
+from streams.token_outcomes import TokenOutcomes, Verdict
 from streams.units import Limit, Units
 from streams.waiting import Waiting, place
 
@@ -43,7 +46,8 @@ CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 class Window:
     """A policy's attribution rules; times in ms. ``bounds``: least and largest reward of one impression, None for any.
 
-    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number.
+    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number. ``token_ms``: how long
+    after the decision an outcome counts from its token, 0 for not at all.
     """
 
     window_ms: int
@@ -54,6 +58,7 @@ class Window:
     bounds: tuple[float, float] | None = None
     unit_limit: int = 0
     unit_window_ms: int = 3_600_000
+    token_ms: int = 0
 
     def reward(self, seen: Sequence[Seen]) -> float:
         """The reward of an impression from the outcomes that count."""
@@ -63,6 +68,11 @@ class Window:
     def hold_ms(self) -> int:
         """How long after its own time an impression stays."""
         return self.window_ms + self.grace_ms
+
+    @property
+    def token_life_ms(self) -> int:
+        """How long after its decision a token can be used, 0 if not at all."""
+        return self.token_ms + self.grace_ms if self.token_ms else 0
 
     @property
     def bucket_ms(self) -> int:
@@ -125,17 +135,23 @@ class Changes:
 class Join:
     """Join state of one partition. ``windows``: rules by policy; ``watermark``: event time in ms up to which rows have left.
 
-    ``blocks``: where pending rows are kept, None for memory of its own.
+    ``blocks``: where pending rows are kept, None for memory of its own. ``tokens``: of the partition, None for its own.
     """
 
     def __init__(
-        self, windows: Mapping[str, Window], *, watermark: int | None = None, blocks: Blocks | None = None
+        self,
+        windows: Mapping[str, Window],
+        *,
+        watermark: int | None = None,
+        blocks: Blocks | None = None,
+        tokens: TokenOutcomes | None = None,
     ) -> None:
         self.windows = windows
         self.watermark = watermark
         self.pending = Pending(blocks)
         self.keys = KeyTable()
         self.waiting = Waiting()
+        self.tokens = TokenOutcomes(windows) if tokens is None else tokens
         self.counts = dict.fromkeys(CLICK_COUNTS, 0)
         limits = {
             policy: Limit(rows=window.unit_limit, width_ms=window.unit_window_ms, hold_ms=window.hold_ms)
@@ -171,6 +187,9 @@ class Join:
         bucket = (batch.ts[changes.fresh] + hold) // self._bucket[batch.policy]
         numbers = self.pending.append(batch, changes.fresh, bucket)
         self.keys.assign(place[fresh], numbers)
+        for i, key in self.tokens.unmet.among(keys[fresh]):
+            for click in self.tokens.unmet.pop(key):
+                self._note(click, int(numbers[i]))
         for i, key in self.waiting.among(keys[fresh]):
             for click in self.waiting.pop(key):
                 self.counts["waiting"] -= 1
@@ -198,9 +217,12 @@ class Join:
         if not clicks:
             return changes
         rows = self.keys.find(np.array([click.key for click in clicks], np.uint64)).tolist()
-        for click, row in zip(clicks, rows, strict=True):
+        misplaced = self.tokens.misplaced(clicks)
+        for i, (click, row) in enumerate(zip(clicks, rows, strict=True)):
             left = self._left(self._leaves(click))
-            if row >= 0:
+            if click.brought is not None:
+                self._by_token(click, click.brought, row, changes, misplaced=i in misplaced, counted=counted)
+            elif row >= 0:
                 if counted or not left:
                     self._match(click, row, changes, counted=counted)
             elif rebuild is not None:
@@ -231,6 +253,7 @@ class Join:
             self.keys.remove(chunk.key[rows])
             matured.append(self._mature(chunk, rows))
         self.units.leave(watermark)
+        self.tokens.leave(watermark, wait_ms=self.wait_ms)
         unmatched = self.waiting.leave(watermark, wait_ms=self.wait_ms)
         self.counts["waiting"] -= unmatched
         self.counts["unmatched"] += unmatched
@@ -245,8 +268,8 @@ class Join:
             impressions.append(counted)
         clicks = [chunk.oldest_click for chunk in chunks if chunk.oldest_click is not None]
         waiting = self.waiting.oldest()
-        if waiting is not None:
-            clicks.append(waiting)
+        unmet = self.tokens.unmet.oldest()
+        clicks += [first for first in (waiting, unmet) if first is not None]
         return min(impressions, default=None), min(clicks, default=None)
 
     @property
@@ -281,13 +304,19 @@ class Join:
         ts = chunk.ts.item(position)
         inside = -window.early_ms <= click.ts - ts < window.window_ms
         reward = weight * click.value
+        told = None
+        if inside and window.token_ms:
+            told = self.tokens.first(click, ts, window, reward, counted=counted)
+            if told is None:
+                self._count("duplicate", counted)
+                return
         after = [*seen, Seen(click.outcome_id, click.ts, reward if inside else None, self._leaves(click))]
         chunk.seen[position] = after
         if chunk.oldest_click is None or click.offset < chunk.oldest_click:
             chunk.oldest_click = click.offset
         self._count("joined" if inside else "late", counted)
         if inside and counted:
-            old, new = window.reward(seen), window.reward(after)
+            old, new = (window.reward(seen), window.reward(after)) if told is None else told
             changes.joined.append(
                 Joined(
                     click,
@@ -307,6 +336,44 @@ class Join:
                     old,
                 )
             )
+
+    def _by_token(
+        self, click: Click, brought: Brought, row: int, changes: Changes, *, misplaced: bool, counted: bool
+    ) -> None:
+        """Settle one outcome by what its token says; what is known of its impression is only told of it."""
+        noted: Sequence[Seen] = ()
+        if row >= 0:
+            chunk, position = self.pending.row(row)
+            noted = chunk.seen.get(position, ())
+        found = self.tokens.judge(
+            click, brought, watermark=self.watermark, misplaced=misplaced, noted=noted, counted=counted
+        )
+        if found.what == "joined":
+            if row >= 0:
+                self._note(click, row)
+            elif not self._left(brought.ts + self._hold[brought.policy]) and not self._left(self._leaves(click)):
+                self.tokens.unmet.add(click, leaves=self._leaves(click))
+        if not counted:
+            return
+        self.tokens.counts[found.what] += 1
+        self.counts["dead" if found.reason is not None else found.what] += 1
+        if found.reason is not None:
+            changes.dead.append((click, found.reason))
+        elif found.what == "joined":
+            changes.joined.append(_joined_by_token(click, brought, found))
+
+    def _note(self, click: Click, row: int) -> None:
+        """Tell a pending impression of an outcome that was counted from its token."""
+        chunk, position = self.pending.row(row)
+        window, brought = self.windows[chunk.policy], click.brought
+        if brought is None or brought.policy != chunk.policy:
+            return
+        inside = -window.early_ms <= click.ts - chunk.ts.item(position) < window.window_ms
+        reward = window.outcomes[click.kind] * click.value if inside else None
+        seen = Seen(click.outcome_id, click.ts, reward, self._leaves(click))
+        chunk.seen[position] = [*chunk.seen.get(position, ()), seen]
+        if chunk.oldest_click is None or click.offset < chunk.oldest_click:
+            chunk.oldest_click = click.offset
 
     def _left(self, leaves: int) -> bool:
         return self.watermark is not None and leaves <= self.watermark
@@ -328,6 +395,27 @@ class Join:
                 if times:
                     age_ms[i] = max(0, min(times) - chunk.ts.item(position))
         return Matured(chunk, rows, reward, outcomes, age_ms)
+
+
+def _joined_by_token(click: Click, brought: Brought, verdict: Verdict) -> Joined:
+    """What the sums get; the impression's place in the log is not known."""
+    return Joined(
+        click,
+        brought.policy,
+        brought.arm,
+        brought.slot,
+        brought.snapshot,
+        brought.propensity,
+        brought.ts,
+        -1,
+        0,
+        brought.x,
+        verdict.reward,
+        verdict.after - verdict.before,
+        verdict.after * verdict.after - verdict.before * verdict.before,
+        brought.flags,
+        verdict.before,
+    )
 
 
 def aggregate(seen: Sequence[Seen], how: Aggregate) -> float:

@@ -91,6 +91,8 @@ class Posteriors:
         if key is None:
             return
         policy, number, arm, track = read_key(key)
+        if policy is None and arm is not None:  # what else learners keep there
+            return
         record = None if value is None else msgspec.msgpack.decode(value)
         if policy is not None and arm is not None:
             if policy in self._tracks:
