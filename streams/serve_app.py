@@ -21,6 +21,7 @@ from streams.serve_once import Once, numbers
 from streams.serve_openapi import description
 from streams.serve_policies import policies
 from streams.serve_random import Randomness
+from streams.serve_reports import place_of
 from streams.validation import AHEAD_MS
 
 if TYPE_CHECKING:
@@ -241,14 +242,17 @@ class Service:
                 raise BadRequest(
                     f"outcome {number}: ts is {report.ts}; allowed: ms UTC, at most 5 minutes from now ({now_ms})"
                 )
+            ts = now_ms if report.ts is None else report.ts
+            decision_id, slot = place_of(report, self._desk.tokens, number=number, ts=ts)
             events.append(
                 Outcome(
-                    decision_id=report.decision_id,
-                    slot=report.slot,
+                    decision_id=decision_id,
+                    slot=slot,
                     outcome_id=report.kind if report.outcome_id is None else report.outcome_id,
                     kind=report.kind,
                     value=report.value,
-                    ts=now_ms if report.ts is None else report.ts,
+                    ts=ts,
+                    token=report.token,
                 )
             )
         self._journal.reserve(len(events))

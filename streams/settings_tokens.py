@@ -38,7 +38,9 @@ def keys_of(secrets: Mapping[int, SecretStr], signing: int | None) -> Keys | Non
         raise ValueError(f"token_key is not set and token_keys has {sorted(raw)}: name the one that signs new tokens")
     chosen = next(iter(raw)) if signing is None else signing
     if chosen not in raw:
-        raise ValueError(f"token_key = {chosen}: not among token_keys, which has {sorted(raw)}; add it there or name another")
+        raise ValueError(
+            f"token_key = {chosen}: not among token_keys, which has {sorted(raw)}; add it there or name another"
+        )
     return Keys(signing=chosen, secrets=raw)
 
 
@@ -53,9 +55,7 @@ def unfit(policy: PolicySettings) -> str | None:
             "'count', or token_window_s = 0"
         )
     if policy.token_window_s < policy.window_s:
-        return (
-            f"{life}: must be 0 (no tokens) or at least window_s = {policy.window_s:g}, because a token is for what comes later; set more"
-        )
+        return f"{life}: must be 0 (no tokens) or at least window_s = {policy.window_s:g}, because a token is for what comes later; set more"
     if policy.unit_limit:
         return (
             f"{life} with unit_limit = {policy.unit_limit}: a token does not tell whether its impression was beyond the limit and stayed out "

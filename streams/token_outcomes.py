@@ -115,9 +115,7 @@ class TokenOutcomes:
             )
         if click.kind not in window.outcomes:
             listed = ", ".join(sorted(window.outcomes))
-            return Verdict(
-                what="unusable", reason=f"kind is {click.kind!r}; policy {brought.policy!r} lists {listed}"
-            )
+            return Verdict(what="unusable", reason=f"kind is {click.kind!r}; policy {brought.policy!r} lists {listed}")
         over = watermark is not None and brought.ts + window.token_life_ms <= watermark
         if over or brought.ts // HOUR_MS < self.store.floor:
             return Verdict(

@@ -185,7 +185,9 @@ class TokenStore:
             rows, level, offsets = decode_rows(value)
             hour = self._hours.setdefault(number, TokenHour())
             numbers = hour.append(*rows)
-            part = Part(hour=number, number=key, level=level, offsets=offsets, pieces=((hour.n - len(numbers), hour.n),))
+            part = Part(
+                hour=number, number=key, level=level, offsets=offsets, pieces=((hour.n - len(numbers), hour.n),)
+            )
             self._parts.setdefault(number, []).append(part)
             self._next[number] = max(self._next.get(number, 0), key + 1)
             self._written[number] = hour.n

@@ -8,23 +8,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 
 from policies.model import MODELS
-from streams.events import Impression, Outcome, encode
+from streams.events import Impression, Outcome
 from streams.feedback import decode
 from streams.messages import Message
-from streams.reading import SimpleRecord
 from streams.rules import rules
 from streams.settings import Settings
 from streams.state import SIDES, Fetched, PartitionState, Rules, Side
-from streams.table import Entry, read_key
-from streams.tokens import Keys
+from streams.table import Entry
 from tests.oracle import POLICY, config
 from tests.test_budget import Committed, Log, everything, recovered
 from tests.token_mutants import MUTANTS, mutant
-from tests.token_traffic import DAY_MS, HOUR_MS, KEYS, START_MS, days_late, mixed, outcome_of, shown_at, token_of
+from tests.token_traffic import DAY_MS, HOUR_MS, START_MS, days_late, mixed, token_of
 
 ROOM = 10_000_000
 SOME = 1
@@ -36,7 +33,9 @@ def rules_of(*, model: str = "linear", budget: int = ROOM, secrets: dict[int, st
     """The oracle's policy with more settings, in one partition."""
     policy = tomllib.loads(config(model))["policies"][POLICY] | more
     given = {7: SECRETS[7]} if secrets is None else secrets
-    settings = Settings.model_validate({"partitions": 1, "token_keys": given, "policies": {POLICY: policy}, "token_key": min(given)})
+    settings = Settings.model_validate(
+        {"partitions": 1, "token_keys": given, "policies": {POLICY: policy}, "token_key": min(given)}
+    )
     return replace(rules(settings), checkpoint_bytes=budget)
 
 
@@ -46,9 +45,7 @@ class Run:
     ``paced``: the topic that is ahead by more than a minute of event time waits, as in a worker.
     """
 
-    def __init__(
-        self, events: list[Impression | Outcome], seed: int = 1, *, paced: bool = False, **more: Any
-    ) -> None:
+    def __init__(self, events: list[Impression | Outcome], seed: int = 1, *, paced: bool = False, **more: Any) -> None:
         self.paced = paced
         self.log, self.committed, self.more = Log(events), Committed(), more
         self.rng, self.messages = random.Random(seed), list[Message]()
@@ -139,8 +136,8 @@ def noted(state: PartitionState) -> dict[int, list[tuple[str, float]]]:
 def unmet(state: PartitionState) -> list[int]:
     """Offsets of outcomes by token whose impression may still come."""
     window, watermark = state.rules.windows[POLICY], state.join.watermark or 0
-    found = [click for click in state.join.tokens.unmet if click.brought is not None]
-    return sorted(click.offset for click in found if click.brought.ts + window.hold_ms > watermark)
+    found = [(click.offset, click.brought.ts) for click in state.join.tokens.unmet if click.brought is not None]
+    return sorted(offset for offset, ts in found if ts + window.hold_ms > watermark)
 
 
 @pytest.mark.parametrize("bounds", [None, (-1.0, 6.0)], ids=["unbounded", "bounded"])
@@ -148,7 +145,9 @@ def unmet(state: PartitionState) -> list[int]:
 def test_three_days_late_by_token_is_as_a_window_of_three_days(model: str, bounds: tuple[float, float] | None) -> None:
     """A join window of ten minutes with tokens: all sums bit for bit those of a window of three days."""
     events = days_late(3, 1_200, delay_ms=3 * DAY_MS)
-    more: dict[str, Any] = {"model": model, "half_lives_s": (0.0, 86_400.0)} | ({"reward_bounds": bounds} if bounds else {})
+    more: dict[str, Any] = {"model": model, "half_lives_s": (0.0, 86_400.0)} | (
+        {"reward_bounds": bounds} if bounds else {}
+    )
     by_token = Run(events, paced=True, window_s=600, token_window_s=3 * 86_400 + 60, **more).to_the_end()
     by_join = Run(events, paced=True, window_s=3 * 86_400 + 60, **more).to_the_end()
     assert everything(by_token.state) == everything(by_join.state)
@@ -164,7 +163,7 @@ def test_three_days_late_by_token_is_as_a_window_of_three_days(model: str, bound
     assert rewards[0] == rewards[1] != 0
 
 
-LIFE = {"token_window_s": 3600.0}
+LIFE: dict[str, Any] = {"token_window_s": 3600.0}
 
 
 def differences(seed: int, budget: int, impressions: int = 500, step_ms: int = 30_000) -> Iterator[str]:

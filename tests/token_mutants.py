@@ -28,7 +28,7 @@ def hashes_are_not_persisted() -> Any:
 
 def later_cuts_are_known() -> Any:
     """What was remembered after the base of a recovery makes the replayed outcomes duplicates."""
-    return mock.patch.object(token_store, "reached", lambda _, __: True)
+    return mock.patch.object(token_store, "reached", return_value=True)
 
 
 def hours_are_buried_at_once() -> Any:
@@ -51,7 +51,7 @@ def parts_are_merged_early() -> Any:
 
 def a_replay_forgets_which_report_counted() -> Any:
     """Of two reports of one outcome the replay may take the other."""
-    return mock.patch.object(TokenStore, "comes", lambda *_: False)
+    return mock.patch.object(TokenStore, "comes", return_value=False)
 
 
 MUTANTS: dict[str, Callable[[], Any]] = {
