@@ -17,7 +17,7 @@ A token is URL-safe base64 without padding, of these bytes (numbers little-endia
     16  HMAC-SHA256 of all before, its first 16 bytes
 
 The context is at half precision: `half` rounds it before the decision is made and logged, so that token and impression agree
-bit for bit. A token of 32 dimensions takes about 170 characters. One token has one text: another spelling of its base64 is
+bit for bit. A token of 32 dimensions takes about 180 characters. One token has one text: another spelling of its base64 is
 refused. Version 1 has neither snapshot nor flags and is read as a decision from no snapshot with an exact propensity.
 """
 
