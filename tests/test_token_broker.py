@@ -47,7 +47,9 @@ def test_killed_learners_count_each_outcome_once(both_brokers: str, prefix: str,
         loop.start("one")
         loop.wait_covered()
         loop.kill("one")
-        again = [event for event in events[:half] if isinstance(event, Outcome) and event.token is not None]
+        again: list[Impression | Outcome] = [
+            event for event in events[:half] if isinstance(event, Outcome) and event.token is not None
+        ]
         send(loop, again + events[half:])
         loop.start("one")
         loop.wait_covered()

@@ -17,6 +17,7 @@ from policies.linear_sums import LinearSums
 from streams.columns import encode_outcomes
 from streams.events import Codec, Impression, Outcome, encode
 from streams.partition import partition_for
+from streams.posteriors import Posteriors
 from streams.reading import SimpleRecord
 from streams.recovery import rebuild, restore
 from streams.rules import rules
@@ -218,6 +219,31 @@ def test_matured_rows_hold_what_lies_in_the_join_window() -> None:
     assert (matured.reward.tolist(), matured.outcomes.tolist()) == ([2.0], [1])
     (arm,) = state.sums[POLICY].values()
     assert (arm.reward, arm.square) == (4.0, 16.0)
+
+
+def test_a_column_of_tokens_has_a_value_for_each_row() -> None:
+    """Another length makes the batch unusable as a whole; null is an outcome without."""
+    columns = msgspec.msgpack.decode(encode_outcomes([GOOD, PLAIN])[4:])
+    assert columns["token"] == [GOOD.token, None]
+    value = b"CLC1" + msgspec.msgpack.encode(columns | {"token": [GOOD.token]})
+    clicks, (dead,) = rules_of(**LIFE).decoder.clicks([SimpleRecord(0, GOOD.ts, None, value, [])])
+    assert (clicks, dead.reason, dead.rows) == ([], "column 'token' has 1 values, n is 2", 2)
+
+
+def test_followers_of_the_sums_pass_over_what_is_remembered() -> None:
+    """Its records are no checkpoint: what came before them in the transaction is not committed by them."""
+    given = Settings(partitions=1, policies={POLICY: {"dimension": 4}})
+    followed = Posteriors(given, {POLICY: rules_of().tracks[POLICY]})
+    state = PartitionState(0, rules=rules_of(**LIFE))
+    taken(state, GOOD)
+    messages = [message for message in state.freeze(None) if message.topic == "posteriors"]
+    assert [read_key(message.key or b"")[2] for message in messages] == [SHOWN.arm, SEEN, None]
+    for message in messages[:-1]:
+        followed.add(0, message.key, message.value)
+    followed.add(0, messages[1].key, None)
+    assert followed.take(POLICY)[0] == {0.0: {}}
+    followed.add(0, messages[2].key, messages[2].value)
+    assert list(followed.take(POLICY)[0][0.0]) == [SHOWN.arm]
 
 
 # -- what is kept
