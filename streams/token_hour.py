@@ -69,7 +69,7 @@ class TokenHour:
 
     def of(self, decision: int) -> list[tuple[int, float]]:
         """(outcome, reward) of the indexed rows of a decision, the last first."""
-        row = int(self._heads.find(np.array([decision], np.uint64))[0])
+        row = self._heads.find_one(decision)
         rows = []
         while row >= 0:
             rows.append((self._outcome.item(row), self._reward.item(row)))

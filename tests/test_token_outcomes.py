@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from policies.model import MODELS
+from policies.references import Reference, References
 from streams.events import Impression, Outcome
 from streams.feedback import decode
 from streams.messages import Message
@@ -18,7 +20,7 @@ from streams.rules import rules
 from streams.settings import Settings
 from streams.state import SIDES, Fetched, PartitionState, Rules, Side
 from streams.table import Entry
-from tests.oracle import POLICY, config
+from tests.oracle import ARMS, POLICY, config
 from tests.test_budget import Committed, Log, everything, recovered
 from tests.token_mutants import MUTANTS, mutant
 from tests.token_traffic import DAY_MS, HOUR_MS, START_MS, days_late, mixed, token_of
@@ -36,7 +38,27 @@ def rules_of(*, model: str = "linear", budget: int = ROOM, secrets: dict[int, st
     settings = Settings.model_validate(
         {"partitions": 1, "token_keys": given, "policies": {POLICY: policy}, "token_key": min(given)}
     )
-    return replace(rules(settings), checkpoint_bytes=budget)
+    found = replace(rules(settings), checkpoint_bytes=budget)
+    return replace(found, references=Published()) if "huber" in more else found
+
+
+class Published:
+    """References of two meta-changes, all of them read."""
+
+    def __init__(self) -> None:
+        self.references = References(newest=12)
+        for version, weight in ((3, 0.5), (8, -0.25)):
+            means = {arm: np.array([weight, 0.0, 0.25, weight]) for arm in ARMS}
+            self.references.add(Reference(version=version, means=means))
+
+    def of(self, _: str) -> References:
+        return self.references
+
+    def unknown(self, _: str, versions: Any) -> set[int]:
+        return set()
+
+    def look_up(self, versions: Any) -> None:
+        raise AssertionError("nothing is unknown")
 
 
 class Run:
@@ -140,14 +162,20 @@ def unmet(state: PartitionState) -> list[int]:
     return sorted(offset for offset, ts in found if ts + window.hold_ms > watermark)
 
 
-@pytest.mark.parametrize("bounds", [None, (-1.0, 6.0)], ids=["unbounded", "bounded"])
-@pytest.mark.parametrize("model", MODELS)
-def test_three_days_late_by_token_is_as_a_window_of_three_days(model: str, bounds: tuple[float, float] | None) -> None:
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [
+        *((model, {}) for model in MODELS),
+        *((model, {"reward_bounds": (-1.0, 6.0)}) for model in MODELS),
+        ("linear", {"huber": 2.0}),
+        ("student", {"huber": 2.0, "reward_bounds": (-1.0, 6.0)}),
+        ("linear", {"aggregate": "count", "feature_limit": 0.5}),
+    ],
+)
+def test_three_days_late_by_token_is_as_a_window_of_three_days(model: str, limit: dict[str, Any]) -> None:
     """A join window of ten minutes with tokens: all sums bit for bit those of a window of three days."""
     events = days_late(3, 1_200, delay_ms=3 * DAY_MS)
-    more: dict[str, Any] = {"model": model, "half_lives_s": (0.0, 86_400.0)} | (
-        {"reward_bounds": bounds} if bounds else {}
-    )
+    more: dict[str, Any] = {"model": model, "half_lives_s": (0.0, 86_400.0), **limit}
     by_token = Run(events, paced=True, window_s=600, token_window_s=3 * 86_400 + 60, **more).to_the_end()
     by_join = Run(events, paced=True, window_s=3 * 86_400 + 60, **more).to_the_end()
     assert everything(by_token.state) == everything(by_join.state)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from benchmarks.tokens import measure
 from policies.linear_sums import LinearSums
 from streams.columns import encode_outcomes
 from streams.events import Codec, Impression, Outcome, encode
@@ -302,6 +303,15 @@ def test_an_outcome_takes_some_dozens_of_bytes() -> None:
         store = filled(n)
         list(store.records(0, cut={"clicks": 1}, base={"clicks": 1}, watermark=None))
         assert 28 <= store.nbytes / n <= 90
+
+
+def test_the_benchmark_measures_what_it_says() -> None:
+    """Few records, 24 bytes of each outcome in the topic, more written than kept."""
+    found = measure(20_000, 4)
+    assert found["topic_bytes"] < found["written_bytes"] < 4 * found["topic_bytes"]
+    assert found["records"] <= 4 * 2 * FAN
+    assert found["memory_bytes"] < 90
+    assert min(found.values()) > 0
 
 
 # -- settings

@@ -56,9 +56,8 @@ def days_late(seed: int, impressions: int, *, delay_ms: int) -> list[Impression 
     timed: list[tuple[float, Impression | Outcome]] = []
     for i in range(impressions):
         fallback = rng.random() < 0.05
-        shown = shown_at(
-            rng, f"d{i}", START_MS + 1000 * i, **({"snapshot": None, "propensity": 1.0} if fallback else {})
-        )
+        more = {"snapshot": None, "propensity": 1.0} if fallback else {"snapshot": rng.randrange(1, 13)}
+        shown = shown_at(rng, f"d{i}", START_MS + 1000 * i, **more)
         timed += [(shown.ts + rng.uniform(0, 3_000), shown)] * rng.choice([1] * 9 + [2])
         for number in range(rng.choice([0, 0, 0, 0, 1, 2, 3]) if rng.random() < 0.7 else 0):
             kind, value = rng.choice(["click", "buy"]), float(rng.randrange(-2, 5))
