@@ -6,15 +6,18 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from typer.testing import CliRunner
 
 from benchmarks.tokens import measure
 from policies.linear_sums import LinearSums
+from streams.cli import app
 from streams.columns import encode_outcomes
 from streams.events import Codec, Impression, Outcome, encode
 from streams.partition import partition_for
@@ -22,7 +25,7 @@ from streams.posteriors import Posteriors
 from streams.reading import SimpleRecord
 from streams.recovery import rebuild, restore
 from streams.rules import rules
-from streams.settings import Settings
+from streams.settings import Settings, SettingsError, load
 from streams.state import Fetched, PartitionState, Side
 from streams.table import read_key
 from streams.token_parts import FAN, RECORD_BYTES, SEEN
@@ -346,3 +349,23 @@ def test_tokens_need_keys(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
         Settings(policies={"front": {"dimension": 2, "token_window_s": 3600}}, **given)
     assert SECRETS[7] not in str(caught.value)
+
+
+def test_keys_come_from_where_secrets_do_and_do_not_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in secrets_dir, the environment over it; settings, `config show` and complaints mask them."""
+    (tmp_path / "clickloop_token_keys").write_text(f'{{"1": "{SECRETS[7]}"}}')
+    monkeypatch.setenv("CLICKLOOP_TOKEN_KEYS__2", SECRETS[8])
+    monkeypatch.setenv("CLICKLOOP_TOKEN_KEY", "2")
+    config = tmp_path / "clickloop.toml"
+    config.write_text(f'secrets_dir = "{tmp_path}"\n')
+    settings = load(config)
+    assert settings.keys == Keys(signing=2, secrets={1: SECRETS[7].encode(), 2: SECRETS[8].encode()})
+    shown = CliRunner().invoke(app, ["config", "show", "--config", str(config)]).output
+    assert "token_keys.1" in shown
+    for text in (repr(settings), shown, repr(settings.keys)):
+        assert not any(secret in text for secret in SECRETS.values())
+    for wrong in (SECRETS[7], {"300": SECRETS[7]}, {"1": [SECRETS[7]]}):
+        with pytest.raises(SettingsError) as caught:
+            load(overrides={"token_keys": wrong})
+        assert "token_keys" in str(caught.value)
+        assert SECRETS[7] not in str(caught.value)
