@@ -20,6 +20,7 @@ from policies.linear_sums import LinearSums
 from streams.cli import app
 from streams.columns import encode_outcomes
 from streams.events import Codec, Impression, Outcome, encode
+from streams.feedback import decode
 from streams.partition import partition_for
 from streams.posteriors import Posteriors
 from streams.reading import SimpleRecord
@@ -30,11 +31,11 @@ from streams.state import Fetched, PartitionState, Side
 from streams.table import read_key
 from streams.token_parts import FAN, RECORD_BYTES, SEEN
 from streams.token_store import HOUR_MS, TokenStore, hashes
-from streams.tokens import Keys
+from streams.tokens import Keys, Signed, half, sign
 from tests.oracle import POLICY
 from tests.test_budget import Committed
 from tests.test_token_outcomes import LIFE, SECRETS, Run, rules_of
-from tests.token_traffic import START_MS, outcome_of, shown_at, token_of
+from tests.token_traffic import KEYS, START_MS, outcome_of, shown_at, token_of
 
 SHOWN = shown_at(random.Random(1), "d1", START_MS)
 GOOD = outcome_of(SHOWN, "o1", 60_000, value=2.0, token=token_of(SHOWN))
@@ -189,6 +190,29 @@ def test_a_fallback_is_counted_and_learns_only_if_it_was_random(propensity: floa
     assert [message.topic for message in state.freeze(None)].count("feedback") == 1
     assert counted(state) == {"joined": 1}
     assert bool(state.sums[POLICY]) is learns
+
+
+def test_the_feedback_row_says_what_the_token_said() -> None:
+    """As if it had been joined, but for the impression's place in the log, which is not known."""
+    signed = Signed(
+        decision_id="d1",
+        policy=POLICY,
+        slot="top",
+        arm="ad-9",
+        propensity=0.125,
+        context=half(list(SHOWN.context)),
+        ts=START_MS,
+        snapshot=17,
+        estimated=True,
+    )
+    state = PartitionState(0, rules=rules_of(**LIFE))
+    taken(state, replace(GOOD, token=sign(signed, KEYS)))
+    (row,) = [decode(message.value or b"") for message in state.freeze(None) if message.topic == "feedback"]
+    assert (row["arm"], row["slot"], row["decision_id"], row["outcome_id"]) == (["ad-9"], ["top"], ["d1"], ["o1"])
+    assert (row["snapshot"].item(), row["propensity"].item(), row["propensity_kind"].item()) == (17, 0.125, 1)
+    assert (row["impression_ts"].item(), row["impression_offset"].item()) == (START_MS, -1)
+    assert (row["reward"].item(), row["change"].item()) == (2.0, 2.0)
+    assert row["context"].tolist() == [list(SHOWN.context)]
 
 
 PLAIN = outcome_of(SHOWN, "o1", 5_000, value=2.0)
