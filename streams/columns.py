@@ -14,6 +14,7 @@ if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
 both, if any row has one  ``cost`` f8 (NaN: none)
 if any row has one        ``of`` [n strings or null], the outcomes that retractions and refunds take back
+if any row has one        ``token`` [n strings or null]
 ========================  ==========================================================================================
 
 The record has no key and goes to an explicit partition: the one that murmur2 of every row's decision id names. New columns
@@ -133,7 +134,7 @@ def encode_outcomes(events: Sequence[Outcome]) -> bytes:
         value=np.array([event.value for event in events], "<f8").tobytes(),
         ts=np.array([event.ts for event in events], "<i8").tobytes(),
     )
-    given = _given(events, "of") | _costs(events)
+    given = _given(events, "of", "token") | _costs(events)
     return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | given)
 
 

@@ -28,6 +28,7 @@ class _UnitColumns(_Columns, frozen=True, kw_only=True):
 class _OutcomeColumns(OutcomeColumns, frozen=True, kw_only=True):
     cost: bytes | None = None
     of: list[str | None] | None = None
+    token: list[str | None] | None = None
 
 
 _IMPRESSIONS: dict[bool, msgspec.msgpack.Decoder[Any]] = {  # by whether units are read
@@ -142,7 +143,8 @@ def _costs(batch: Any) -> npt.NDArray[Any]:
 
 def _outcome_rows(batch: _OutcomeColumns) -> list[OutcomeRow]:
     of = [None] * batch.n if batch.of is None else batch.of
-    for name, values in (("outcome_id", batch.outcome_id), ("of", of)):
+    tokens = [None] * batch.n if batch.token is None else batch.token
+    for name, values in (("outcome_id", batch.outcome_id), ("of", of), ("token", tokens)):
         if len(values) != batch.n:
             raise EventError(f"column {name!r} has {len(values)} values, n is {batch.n}")
     slots = [batch.slots[code] for code in _positions(batch.slot, batch.slots, batch.n, "slot").tolist()]
@@ -152,8 +154,8 @@ def _outcome_rows(batch: _OutcomeColumns) -> list[OutcomeRow]:
     costs: list[float | None] = [None] * batch.n
     if batch.cost is not None:
         costs = [None if cost != cost else cost for cost in _costs(batch).tolist()]
-    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, costs, of, strict=True)
-    return [OutcomeRow(d, s, o, t, k, v, batch.v, cost, back) for d, s, o, t, k, v, cost, back in columns]
+    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, costs, of, tokens, strict=True)
+    return [OutcomeRow(d, s, o, t, k, v, batch.v, *more) for d, s, o, t, k, v, *more in columns]
 
 
 def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:

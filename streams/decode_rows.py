@@ -86,6 +86,7 @@ class OutcomeRow(msgspec.Struct, gc=False):
     v: Int64 = VERSION
     cost: float | None = None
     of: str | None = None
+    token: str | None = None
 
 
 _IMPRESSION: dict[tuple[Codec, bool], Callable[[bytes], Any]] = {  # by codec, and whether units are read

@@ -79,6 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``cost`` is what it cost, if it counts, 0 to 1e30; without it the settings' own counts (streams/ledgers.py).
     ``of``: the ``outcome_id`` of the outcome that a retraction or a refund takes back (streams/outcomes.py).
+    ``token`` is the decision's, if it came with one: it brings the impression along (``docs/tokens.md``).
     """
 
     v: int = VERSION
@@ -90,6 +91,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ts: int
     cost: float | None = None
     of: str | None = None
+    token: str | None = None
 
 
 def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:

@@ -48,6 +48,12 @@ class Metrics:
             ["topic", "reason"],
             registry=registry,
         )
+        self.tokens = Counter(
+            "clickloop_tokens_total",
+            "Outcomes that came with a token, by what became of them (joined, duplicate, late, expired, forged, unknown_key, unusable).",
+            ["outcome"],
+            registry=registry,
+        )
         self.misplaced_keys = Counter(
             "clickloop_misplaced_keys_total",
             "Sampled keys found on another partition than murmur2 names: set partitioner=murmur2_random in producers.",
@@ -91,6 +97,12 @@ class Metrics:
         )
         self.waiting_clicks = Gauge(
             "clickloop_waiting_clicks", "Outcomes whose impression was not seen yet.", ["partition"], registry=registry
+        )
+        self.remembered_bytes = Gauge(
+            "clickloop_remembered_outcomes_bytes",
+            "Memory of the outcomes that are remembered for their tokens' life.",
+            ["partition"],
+            registry=registry,
         )
         self.watermark = Gauge(
             "clickloop_watermark_seconds",

@@ -108,6 +108,8 @@ class Posteriors:
             if policy in self._ledgers and value is not None:
                 self._untold.setdefault(partition, {})[policy] = decode_ledger(value)
             return
+        if policy is None and arm is not None:  # what else learners keep there
+            return
         record = None if value is None else msgspec.msgpack.decode(value)
         if policy is not None and arm is not None:
             if policy in self._tracks:

@@ -25,6 +25,8 @@ from streams.ledgers import is_ledger
 from streams.reading import SimpleRecord, bounds, latest, read, reader
 from streams.state import Fetched, PartitionState, Rules
 from streams.table import Entry, read_key
+from streams.token_outcomes import TOKEN_COUNTS
+from streams.token_parts import SEEN
 from streams.waiting import unpack_places
 
 TIMEOUT_S = 10.0
@@ -52,6 +54,8 @@ class Restored:
         counts: of outcomes, as committed.
         impressions: counts of impressions, as committed.
         largest_ts: of each side, as committed.
+        tokens: counts of outcomes by token, as committed.
+        seen: records of outcomes that must not count again (streams/token_parts.py), by key.
     """
 
     state: PartitionState
@@ -61,6 +65,8 @@ class Restored:
     counts: Mapping[str, int] = field(default_factory=dict)
     impressions: Mapping[str, int] = field(default_factory=dict)
     largest_ts: Mapping[Side, int | None] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    seen: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 def recover(
@@ -92,12 +98,15 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
     checkpoint: dict[str, Any] | None = None
     found: list[tuple[Entry, dict[str, Any]]] = []
     ledgers: dict[str, bytes] = {}
+    seen: dict[bytes, bytes] = {}
     tracks = rules.tracks
     for key, value in records.items():
         policy, partition, arm, track = read_key(key)
         if partition != number:
             continue
-        if policy is None or arm is None:
+        if policy is None and arm == SEEN:
+            seen[key] = value
+        elif policy is None or arm is None:
             checkpoint = msgspec.msgpack.decode(value)
         elif arm == "" and is_ledger(key):
             ledgers[policy] = value
@@ -123,6 +132,8 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
         counts=checkpoint["counts"],
         impressions=checkpoint["impressions"],
         largest_ts=checkpoint["largest_ts"],
+        tokens=checkpoint.get("tokens", {}),
+        seen=seen,
     )
     state.positions = {side: checkpoint["offsets"][side] for side in SIDES}
     _settle(restored)
@@ -169,11 +180,13 @@ def _settle(restored: Restored) -> None:
     state.counts.update(restored.counts)
     state.impressions.update(restored.impressions)
     state.largest_ts.update(restored.largest_ts)
+    state.join.tokens.counts = dict.fromkeys(TOKEN_COUNTS, 0) | dict(restored.tokens)
 
 
 def rebuild(restored: Restored, source: Source, stir: Callable[[], None]) -> PartitionState:
     """Steps 3 and 4: the state with all that is pending, from the input that ``source`` reads again."""
     state, base = restored.state, restored.base
+    state.recall(restored.seen, base)
     state.rewind(base, restored.goes_to)
     state.counts["waiting"] = 0
     waited = unpack_places(base.waiting)

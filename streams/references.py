@@ -52,8 +52,8 @@ def goes_by_weights(policy: PolicySettings) -> bool:
 
 
 def ring(policy: PolicySettings, meta_interval_s: float) -> int:
-    """How many references are kept: those of the time that an impression is needed for, and some more."""
-    return min(RING_MOST, RING_MARGIN + round(policy.kept_s / meta_interval_s))
+    """How many references are kept: those of the time in which outcomes of an impression still count, and some more."""
+    return min(RING_MOST, RING_MARGIN + round(policy.counted_s / meta_interval_s))
 
 
 class ReferenceWriter:

@@ -22,6 +22,7 @@ from streams.serve_once import Once, numbers
 from streams.serve_openapi import description
 from streams.serve_policies import policies
 from streams.serve_random import Randomness
+from streams.serve_reports import place_of
 from streams.validation import AHEAD_MS
 
 if TYPE_CHECKING:
@@ -246,15 +247,19 @@ class Service:
             wrong = back_reason(report.kind, outcome_id, report.of, report.value)
             if wrong is not None:
                 raise BadRequest(f"outcome {number}: {wrong}")
+            ts = now_ms if report.ts is None else report.ts
+            decision_id, slot = place_of(report, self._desk.tokens, number=number, ts=ts)
             events.append(
                 Outcome(
-                    decision_id=report.decision_id,
-                    slot=report.slot,
+                    decision_id=decision_id,
+                    slot=slot,
                     outcome_id=outcome_id,
                     kind=report.kind,
                     value=report.value,
-                    ts=now_ms if report.ts is None else report.ts,
+                    ts=ts,
+                    cost=report.cost,
                     of=report.of,
+                    token=report.token,
                 )
             )
         self._journal.reserve(len(events))

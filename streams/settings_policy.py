@@ -20,6 +20,7 @@ from streams.outcomes import TAKING_BACK
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
 from streams.settings_slots import SlotPolicy
+from streams.settings_tokens import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,6 +56,9 @@ class PolicySettings(SlotPolicy):
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
+    token_window_s: Seconds = Field(
+        0.0, description="seconds after a decision an outcome counts that brings the decision's token; 0 for no tokens"
+    )
     grace_s: Seconds = Field(60.0, description="seconds of event time that a row is kept beyond its window")
     half_life_s: Seconds = Field(0.0, description="half-life of old data in seconds; 0 forgets nothing")
     half_lives_s: tuple[Seconds, ...] = Field(
@@ -304,6 +308,13 @@ class PolicySettings(SlotPolicy):
         return self
 
     @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        reason = unfit(self)
+        if reason is not None:
+            raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
     def _logistic_fits(self) -> Self:
         if self.point and (self.model != "logistic" or len(self.point) != self.dimension):
             raise ValueError(
@@ -366,6 +377,11 @@ class PolicySettings(SlotPolicy):
     def kinds(self) -> frozenset[str]:
         """Kinds of outcomes that the policy can use, those that take others back left out."""
         return frozenset(self.outcomes) | ({self.viewable_kind} if self.counts_on == "viewable" else frozenset())
+
+    @property
+    def counted_s(self) -> float:
+        """Seconds of event time after an impression in which an outcome can still count, by the join or by a token, and the grace."""
+        return max(self.window_s, self.token_window_s) + self.grace_s
 
     @property
     def reread_s(self) -> float:

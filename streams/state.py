@@ -33,6 +33,7 @@ from streams.join import Changes, Join, Joined, Matured, Window
 from streams.ledgers import Ledgers
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
+from streams.token_outcomes import TokenOutcomes
 from streams.waiting import pack_places, unpack_places
 
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
@@ -84,6 +85,7 @@ class Rules:
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
     ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
     ``tariffs``: of the policies whose spending is added up.
+    ``referring``, each with its limit of Huber's rule. ``partitions``: how many there are, None where tokens are not checked against it.
     """
 
     decoder: Decoder
@@ -100,6 +102,7 @@ class Rules:
     referring: Mapping[str, float | None] = field(default_factory=dict)
     tariffs: Mapping[str, Tariff] = field(default_factory=dict)
     kappa: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    partitions: int | None = None
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -118,7 +121,8 @@ class PartitionState:
     def __init__(self, number: int, *, rules: Rules, watermark: int | None = None) -> None:
         self.number = number
         self.rules = rules
-        self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks)
+        tokens = TokenOutcomes(rules.windows, number=number, partitions=rules.partitions)
+        self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks, tokens=tokens)
         self.table = Table(rules.tracks, expire_ms=rules.expire_ms)
         self.ledgers = Ledgers(rules.tariffs)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
@@ -207,6 +211,8 @@ class PartitionState:
         for row in dead:
             self._dead.append(("clicks", row))
             self.counts["dead"] += row.rows
+            if row.token is not None:
+                self.join.tokens.counts[row.token] += row.rows
         return self._settle(self.join.add_clicks(clicks))
 
     def _settle(self, changes: Changes) -> list[Joined]:
@@ -322,6 +328,7 @@ class PartitionState:
         messages = [
             *self._arm_records(),
             *self.ledgers.messages(self.number, self.positions),
+            *self._remembered(),
             *self._feedback(),
             *self._dead_letters(),
             self._checkpoint(),
@@ -349,9 +356,14 @@ class PartitionState:
             },
             waiting=pack_places(self.join.waiting.places()),
             expired=pack_places(self.join.units.expired()),
+            token_floor=self.join.tokens.store.floor,
         )
 
     # -- recovery
+
+    def recall(self, seen: Mapping[bytes, bytes], base: Cut) -> None:
+        """Before `rewind`: the records of outcomes by token that counted."""
+        self.join.tokens.store.restore(seen, base=base.offsets, floor=base.token_floor)
 
     def rewind(self, base: Cut, goes_to: Mapping[Entry, Mapping[Side, int]]) -> None:
         """Go back to a cut, to `remember` what was pending there; ``goes_to``: the offsets that each entry's record includes."""
@@ -378,6 +390,7 @@ class PartitionState:
     def settled(self) -> None:
         """End the recovery: what is taken from here on is new."""
         self._joined, self._matured, self._dead = [], [], []
+        self.join.tokens.store.settled()
         self._goes_to, self._replayed = {}, None
         self.frozen = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)
 
@@ -389,6 +402,13 @@ class PartitionState:
             yield Message("posteriors", self._key(entry), None)
         for entry, value in self.table.write(self.rules.checkpoint_bytes, offsets):
             yield Message("posteriors", self._key(entry), value)
+
+    def _remembered(self) -> Iterator[Message]:
+        """Records of outcomes that must not count again, once `_arm_records` has written what the sums' records go up to."""
+        base = self._cuts.at(self.table.base)
+        yield from self.join.tokens.store.records(
+            self.number, cut=dict(self.positions), base=base.offsets, watermark=base.watermark
+        )
 
     def _key(self, entry: Entry) -> bytes:
         policy, track, arm = entry
@@ -419,6 +439,7 @@ class PartitionState:
             "unwritten": len(self.table.unwritten),
             "counts": dict(self.counts),
             "impressions": dict(self.impressions),
+            **({"tokens": dict(self.join.tokens.counts)} if any(self.join.tokens.counts.values()) else {}),
             "largest_ts": dict(self.largest_ts),
             "policies": {
                 policy: {"model": model.name, "dimension": model.dimension, **self.rules.windows[policy].counted}

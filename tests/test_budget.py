@@ -64,7 +64,7 @@ class Committed:
     @property
     def checkpoint(self) -> dict[str, Any]:
         """The newest checkpoint record."""
-        (value,) = [value for key, value in self.records.items() if read_key(key)[0] is None]
+        (value,) = [value for key, value in self.records.items() if read_key(key)[:3:2] == (None, None)]
         return msgspec.msgpack.decode(value)  # type: ignore[no-any-return]
 
 

@@ -27,6 +27,8 @@ LABELS = {
     "clickloop_checkpoints": {"result"},
     "clickloop_pending_rows": {"partition"},
     "clickloop_pending_bytes": {"partition"},
+    "clickloop_remembered_outcomes_bytes": {"partition"},
+    "clickloop_tokens": {"outcome"},
     "clickloop_pending_file_bytes": {"partition"},
     "clickloop_waiting_clicks": {"partition"},
     "clickloop_watermark_seconds": {"partition"},
