@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from policies.allotment import NO_ALLOTMENT, Allotment
 from policies.arm_features import prior_of
 from policies.arms import showable
 from policies.explorers import NO_RATES, check
@@ -82,6 +83,7 @@ class Snapshot:
         checksum: CRC-32 over what the head and the arms say.
         paused: arms that are not to be shown.
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
+        allotment: terms of slots and budgets.
     """
 
     policy: str
@@ -102,6 +104,7 @@ class Snapshot:
     checksum: int = 0
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    allotment: Allotment = NO_ALLOTMENT
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -170,6 +173,7 @@ def build(
     read: Callable[[str, Sums], Effective] | None = None,
     paused: Sequence[str] = (),
     gone: Sequence[str] = (),
+    allotment: Allotment = NO_ALLOTMENT,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -183,7 +187,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -228,6 +232,7 @@ def build(
             arms=arms,
             paused=tuple(paused),
             gone=tuple(gone),
+            allotment=allotment,
         )
     )
 
@@ -259,10 +264,13 @@ def republish(
     reasons: Sequence[str],
     paused: Sequence[str],
     gone: Sequence[str],
+    allotment: Allotment = NO_ALLOTMENT,
+    anew: bool = True,
 ) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Which arms are not to be shown is of today: a budget that was spent since stays spent. Arms' records are written anew: compaction may have dropped those that the old head named.
+    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. Arms' records are written anew, unless `anew` is
+    False: compaction may have dropped those that the old head named, if it is not the newest.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -271,7 +279,7 @@ def republish(
         raise ValueError(
             f"version = {version}: must be above {old.version} (what is republished) and {parent} (the parent)"
         )
-    arms = {name: arm.at_version(version) for name, arm in old.arms.items()}
+    arms = {name: arm.at_version(version) for name, arm in old.arms.items()} if anew else old.arms
     return _sealed(
         replace(
             old,
@@ -281,6 +289,7 @@ def republish(
             reasons=tuple(reasons),
             paused=tuple(paused),
             gone=tuple(gone),
+            allotment=allotment,
             arms=arms,
         )
     )
@@ -319,6 +328,7 @@ def head_of(snapshot: Snapshot) -> Head:
         checksum=snapshot.checksum,
         paused=snapshot.paused,
         gone=snapshot.gone,
+        allotment=snapshot.allotment,
     )
 
 
@@ -374,4 +384,5 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         checksum=head.checksum,
         paused=head.paused,
         gone=head.gone,
+        allotment=head.allotment,
     )

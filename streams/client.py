@@ -28,7 +28,9 @@ from policies.explain import explain
 from streams.contexts import vector
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
+from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
+from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,11 +63,12 @@ class Decision:
         propensity: the probability with which `arm` was drawn.
         propensity_kind: "exact", or "estimate" where so many arms could win that it was estimated without bias.
         snapshot: version decided from, None for a fallback.
-        context: (d,) as it was given.
+        context: (d,) as it was given; rounded to half precision where the policy has tokens.
         candidates: the K arms that could have been chosen.
         probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
+        token: to send back with outcomes, so that they count after the impression is forgotten; None where the policy has none.
     """
 
     decision_id: str
@@ -81,6 +84,7 @@ class Decision:
     unit: str | None = None
     propensity_kind: Kind = "exact"
     reason: str | None = None
+    token: str | None = None
 
 
 class PolicyClient:
@@ -126,6 +130,7 @@ class PolicyClient:
         self._rng = np.random.default_rng() if rng is None else rng
         self._new_id = new_id
         self._on_snapshot = on_snapshot
+        self._tokens = TokenDesk(settings)
         self._snapshots: dict[str, Snapshot] = {}
         self._arrived = threading.Condition()
         self._producer = EventProducer(settings, codec=codec, queue_rows=queue_rows, on_delivery=on_delivery)
@@ -210,7 +215,8 @@ class PolicyClient:
             NoSnapshot: the fallback decides and has no arm to choose.
             FeatureError: a feature that the policy does not have, or that is missing; or the snapshot was learned from
                 features other than those of the settings.
-            ValueError: the context has another length or a number that is not finite; no candidate, or one twice.
+            ValueError: the context has another length or a number that is not finite; no candidate, or one twice; a number or name that
+                has no place in a token.
         """
         now_s = self._clock()
         snapshot = self._snapshots.get(policy)
@@ -226,8 +232,20 @@ class PolicyClient:
             among = self._known_arms(policy, candidates, snapshot)
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
+        name, ts = self._new_id() if decision_id is None else decision_id, int(now_s * 1000)
+        token = self._tokens.token(
+            policy,
+            decision_id=name,
+            slot=slot,
+            arm=arm,
+            propensity=propensity,
+            estimated=kind == "estimate",
+            snapshot=version,
+            context=x,
+            ts=ts,
+        )
         return Decision(
-            decision_id=self._new_id() if decision_id is None else decision_id,
+            decision_id=name,
             policy=policy,
             slot=slot,
             arm=arm,
@@ -236,10 +254,11 @@ class PolicyClient:
             context=x,
             candidates=tuple(among),
             probabilities=chances,
-            ts=int(now_s * 1000),
+            ts=ts,
             unit=unit,
             propensity_kind=kind,
             reason=reason,
+            token=token,
         )
 
     def propensities(
@@ -299,7 +318,7 @@ class PolicyClient:
     def _vector(
         self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
     ) -> FloatArray:
-        return vector(self._settings, policy, context, snapshot)
+        return self._tokens.rounded(policy, vector(self._settings, policy, context, snapshot))
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s
@@ -336,7 +355,7 @@ class PolicyClient:
 
         Args:
             decision: from `decide`.
-            ts: event time in ms UTC; None is the time of the decision.
+            ts: event time in ms UTC; None is the time of the decision, which its token says, too.
             tag: given back by `on_delivery`.
 
         Raises:
@@ -367,6 +386,9 @@ class PolicyClient:
         kind: str = "click",
         ts: int | None = None,
         *,
+        cost: float | None = None,
+        of: str | None = None,
+        token: str | None = None,
         tag: object = None,
     ) -> None:
         """Queue an outcome of a decision.
@@ -374,23 +396,35 @@ class PolicyClient:
         Args:
             decision_id: of the decision.
             slot: of the decision.
-            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts.
-            value: multiplied by the policy's worth of the kind.
-            kind: one of the policy's `outcomes`.
+            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts, or with `of`
+                one of each kind for that outcome.
+            value: multiplied by the policy's worth of the kind; of a refund, how much of the other outcome's value it takes back.
+            kind: one of the policy's `outcomes`, its viewable event, or "retraction", "refund", "invalid" (docs/outcomes.md).
             ts: event time in ms UTC; None is now.
+            cost: what it costs, 0 to 1e30; None is what the settings say (docs/budgets.md).
+            of: `outcome_id` of the outcome that a retraction or a refund takes back.
+            token: that came with the decision, so that the outcome counts though its impression is forgotten.
             tag: given back by `on_delivery`.
 
         Raises:
             QueueFull: it was not taken; the caller decides whether to try again.
+            ValueError: a retraction or a refund of nothing, of itself, or of less than 0.
         """
+        outcome_id = default_id(kind, of) if outcome_id is None else outcome_id
+        wrong = back_reason(kind, outcome_id, of, value)
+        if wrong is not None:
+            raise ValueError(wrong)
         self._producer.outcome(
             Outcome(
                 decision_id=decision_id,
                 slot=slot,
-                outcome_id=kind if outcome_id is None else outcome_id,
+                outcome_id=outcome_id,
                 kind=kind,
                 value=value,
                 ts=int(self._clock() * 1000) if ts is None else ts,
+                cost=cost,
+                of=of,
+                token=token,
             ),
             tag=tag,
         )

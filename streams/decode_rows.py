@@ -59,6 +59,7 @@ class _PackedImpressionRow(msgspec.Struct, gc=False):
     snapshot: Int64 | None = None
     propensity_kind: Any = None
     v: Int64 = VERSION
+    cost: float | None = None
 
 
 class _ImpressionRow(_PackedImpressionRow, gc=False):
@@ -83,6 +84,9 @@ class OutcomeRow(msgspec.Struct, gc=False):
     kind: str = "click"
     value: float = 1.0
     v: Int64 = VERSION
+    cost: float | None = None
+    of: str | None = None
+    token: str | None = None
 
 
 _IMPRESSION: dict[tuple[Codec, bool], Callable[[bytes], Any]] = {  # by codec, and whether units are read
@@ -152,7 +156,15 @@ def _raw(
         x=_matrix([row.context for row in rows], dimension),
         flags=estimate_flags([row.propensity_kind for row in rows]),
         unit=units,
+        cost=_costs([row.cost for row in rows]),
     )
+
+
+def _costs(costs: list[float | None]) -> npt.NDArray[np.float64] | None:
+    """(n,) NaN where there is none, None where no row has one; what is given as NaN becomes one that is refused."""
+    if not any(cost is not None for cost in costs):
+        return None
+    return np.array([np.nan if cost is None else cost if cost == cost else -np.inf for cost in costs])
 
 
 def _by_policy(rows: list[Any], records: list[Record]) -> Iterable[tuple[str, list[Any], list[Record]]]:

@@ -36,12 +36,16 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A record, or a row of a columnar record, that cannot be used. ``rows``: how many events it stands for."""
+    """A record, or a row of a columnar record, that cannot be used. ``rows``: how many events it stands for.
+
+    ``token``: what is wrong with its token, in a word, if that is why.
+    """
 
     record: Record
     reason: str
     row: int | None = None
     rows: int = 1
+    token: str | None = None
 
 
 class Names(dict[str, int]):
@@ -87,10 +91,24 @@ class Impressions:
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64
     flags: npt.NDArray[np.uint8]  # (n,) ESTIMATE or not
     unit: npt.NDArray[np.uint64] | None = None  # (n,) hash of the unit, 0 for none; None where the policy has no limit
+    cost: Floats | None = None  # (n,) NaN where the event does not say it; None where no event does
+
+
+class Brought(msgspec.Struct, frozen=True, gc=False):
+    """The impression that an outcome's token tells of; ``arm`` and ``slot`` are numbers of names, ``x`` is (d,) float32."""
+
+    policy: str
+    arm: int
+    slot: int
+    ts: int
+    snapshot: int
+    propensity: float
+    x: npt.NDArray[np.float32]
+    flags: int
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):
-    """One validated outcome. ``ts`` in ms, ``record`` the original for a dead letter."""
+    """One validated outcome. ``ts`` in ms, ``record`` the original for a dead letter, ``brought`` what its token says."""
 
     key: int
     decision_id: str
@@ -102,6 +120,9 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     offset: int
     record: Any
     row: int = 0  # within a columnar record
+    cost: float | None = None  # None where the event does not say it
+    of: str | None = None  # id of the outcome that it takes back
+    brought: Brought | None = None
 
 
 def row_keys(

@@ -1,6 +1,6 @@
 """What clickloop tells Prometheus: names, labels and buckets, in base units.
 
-Labels are bounded by the number of topics, partitions and policies; there is none per arm.
+Labels are bounded by the number of topics, partitions, policies and their budgets (100 of each); there is none per arm.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Metrics:
         self._pending(registry)
         self._checkpoints(registry)
         self._snapshots(registry)
+        self._budgets(registry)
 
     def _flow(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
@@ -45,6 +46,12 @@ class Metrics:
             "clickloop_dead_letters_total",
             "Rows that could not be used: dead, or expired (came after their window had closed).",
             ["topic", "reason"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "clickloop_tokens_total",
+            "Outcomes that came with a token, by what became of them (joined, duplicate, late, expired, forged, unknown_key, unusable).",
+            ["outcome"],
             registry=registry,
         )
         self.misplaced_keys = Counter(
@@ -91,6 +98,12 @@ class Metrics:
         self.waiting_clicks = Gauge(
             "clickloop_waiting_clicks", "Outcomes whose impression was not seen yet.", ["partition"], registry=registry
         )
+        self.remembered_bytes = Gauge(
+            "clickloop_remembered_outcomes_bytes",
+            "Memory of the outcomes that are remembered for their tokens' life.",
+            ["partition"],
+            registry=registry,
+        )
         self.watermark = Gauge(
             "clickloop_watermark_seconds",
             "Event time that is complete, since the epoch.",
@@ -131,6 +144,12 @@ class Metrics:
             ["policy"],
             registry=registry,
         )
+        self.position_effect = Gauge(
+            "clickloop_position_effect_ratio",
+            "Click rate of a slot against the first one's, as learned.",
+            ["policy", "slot"],
+            registry=registry,
+        )
         self.drift_alarms = Counter(
             "clickloop_drift_alarms_total",
             "Alarms that an arm's click rate has changed; the log names the arms.",
@@ -151,4 +170,22 @@ class Metrics:
         )
         self.ctr = Gauge(
             "clickloop_ctr", "Reward for each impression, all arms together.", ["policy"], registry=registry
+        )
+
+    def _budgets(self, registry: CollectorRegistry) -> None:
+        labels = ["policy", "budget"]
+        self.budget_amount = Gauge(
+            "clickloop_budget_amount", "What may be spent in a period.", labels, registry=registry
+        )
+        self.budget_spent = Gauge(
+            "clickloop_budget_spent", "What is known to be spent in the present period.", labels, registry=registry
+        )
+        self.budget_overspent = Gauge(
+            "clickloop_budget_overspent", "What was spent beyond the amount, in all periods.", labels, registry=registry
+        )
+        self.budget_late = Gauge(
+            "clickloop_budget_late", "Spending that came for periods which were over.", labels, registry=registry
+        )
+        self.budget_price = Gauge(
+            "clickloop_budget_price", "Dual price, value per cost, that paces the budget.", labels, registry=registry
         )

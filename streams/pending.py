@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from streams.blocks import Block, Blocks
 from streams.decoded import Impressions
+from streams.outcomes import Seen
 
 CHUNK_BITS = 10
 CHUNK_ROWS = 1 << CHUNK_BITS
@@ -35,15 +35,6 @@ FIXED: dict[str, str] = {
 }
 """Types of all columns but the context."""
 FIXED_BYTES = sum(np.dtype(kind).itemsize for kind in FIXED.values())
-
-
-class Seen(msgspec.Struct, frozen=True, gc=False):
-    """An outcome that belongs to a pending row. ``reward`` is None if it fell outside the window."""
-
-    outcome_id: str
-    ts: int
-    reward: float | None
-    leaves: int
 
 
 @dataclass(slots=True)

@@ -164,7 +164,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, BaseModel):
         return value.model_dump_json(exclude_unset=True)
     if isinstance(value, dict):
-        return json.dumps(
-            {key: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for key, v in value.items()}
-        )
+        return json.dumps({key: _in_table(v) for key, v in value.items()})
     return str(value)
+
+
+def _in_table(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

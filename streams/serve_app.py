@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streams import logs
 from streams.events import Outcome
+from streams.outcomes import TAKING_BACK, back_reason, default_id
 from streams.serve_desk import Desk, Job, Made, Reason
 from streams.serve_log import NoRoom
 from streams.serve_messages import Ask, BadRequest, asks, reports
@@ -21,6 +22,7 @@ from streams.serve_once import Once, numbers
 from streams.serve_openapi import description
 from streams.serve_policies import policies
 from streams.serve_random import Randomness
+from streams.serve_reports import place_of
 from streams.validation import AHEAD_MS
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ class Service:
         self._desk = Desk(settings, source, clock=clock, monotonic=time.monotonic)
         kept_s, most = settings.serve_idempotency_s, settings.serve_idempotency_keys
         self._once = Once(kept_s=kept_s, most=most, clock=time.monotonic)
-        self._kinds = {kind for policy in settings.policies.values() for kind in policy.outcomes}
+        self._kinds = {kind for policy in settings.policies.values() for kind in policy.kinds}
         self._description = _ENCODE(description())
         self._counters: dict[tuple[str, int], Any] = {}
         reasons = (None, *get_args(Reason))
@@ -232,7 +234,7 @@ class Service:
         now_ms = int(self._clock() * 1000)
         events = []
         for number, report in enumerate(reports(call.body)):
-            if self._kinds and report.kind not in self._kinds:
+            if self._kinds and report.kind not in self._kinds and report.kind not in TAKING_BACK:
                 kinds = ", ".join(sorted(self._kinds))
                 raise BadRequest(
                     f"outcome {number}: kind is {report.kind!r}, which no policy lists in its outcomes; listed: {kinds}"
@@ -241,14 +243,23 @@ class Service:
                 raise BadRequest(
                     f"outcome {number}: ts is {report.ts}; allowed: ms UTC, at most 5 minutes from now ({now_ms})"
                 )
+            outcome_id = default_id(report.kind, report.of) if report.outcome_id is None else report.outcome_id
+            wrong = back_reason(report.kind, outcome_id, report.of, report.value)
+            if wrong is not None:
+                raise BadRequest(f"outcome {number}: {wrong}")
+            ts = now_ms if report.ts is None else report.ts
+            decision_id, slot = place_of(report, self._desk.tokens, number=number, ts=ts)
             events.append(
                 Outcome(
-                    decision_id=report.decision_id,
-                    slot=report.slot,
-                    outcome_id=report.kind if report.outcome_id is None else report.outcome_id,
+                    decision_id=decision_id,
+                    slot=slot,
+                    outcome_id=outcome_id,
                     kind=report.kind,
                     value=report.value,
-                    ts=now_ms if report.ts is None else report.ts,
+                    ts=ts,
+                    cost=report.cost,
+                    of=report.of,
+                    token=report.token,
                 )
             )
         self._journal.reserve(len(events))

@@ -21,6 +21,7 @@ from streams.client import Decision
 from streams.serve_allocate import Drawn, allocate, uniform
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
+from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -62,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was decided for a job."""
+    """What was decided for a job. ``tokens``: one for each slot that was filled; None where the policy has none."""
 
     job: Job
     names: tuple[str, ...]
@@ -70,6 +71,7 @@ class Made:
     snapshot: int | None
     reason: Reason | None
     ts: int
+    tokens: list[str | None]
 
     def decisions(self) -> list[Decision]:
         """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
@@ -101,8 +103,9 @@ class Made:
                 arm=self.names[one.place],
                 propensity=one.propensity,
                 propensity_kind="estimate" if one.estimated else "exact",
+                token=UNSET if token is None else token,
             )
-            for slot, one in zip(job.places, self.drawn, strict=False)
+            for slot, one, token in zip(job.places, self.drawn, self.tokens, strict=False)
         ]
         if left:
             shown += [Shown(slot=slot, arm=None, propensity=None, propensity_kind=None) for slot in job.places[-left:]]
@@ -135,6 +138,7 @@ class Desk:
         self._source = source
         self._clock = clock
         self._monotonic = monotonic
+        self.tokens = TokenDesk(settings)
         self._waiting: deque[Job] = deque()
         self._scheduled = False
 
@@ -145,6 +149,12 @@ class Desk:
 
     def vector(self, ask: Ask) -> FloatArray:
         """(d,) context of what is asked, checked. Raises BadRequest: no such policy, another length, wrong features."""
+        try:
+            return self.tokens.rounded(ask.policy, self._vector(ask))
+        except ValueError as error:
+            raise error if isinstance(error, BadRequest) else BadRequest(str(error)) from error
+
+    def _vector(self, ask: Ask) -> FloatArray:
         known, snapshot = self._settings.policies.get(ask.policy), self._source.snapshot(ask.policy)
         if known is None and snapshot is None:
             raise BadRequest(f"there is no policy {ask.policy!r}; {did_you_mean(ask.policy, self._settings.policies)}")
@@ -202,7 +212,30 @@ class Desk:
                 job.done(BadRequest(str(error)) if refused else error)
             return
         for job, one in zip(jobs, drawn, strict=True):
-            job.done(Made(job, names, one, version, reason, ts))
+            try:
+                tokens = [
+                    self._token(job, slot, names, each, version, ts)
+                    for slot, each in zip(job.places, one, strict=False)
+                ]
+            except ValueError as error:
+                job.done(BadRequest(str(error)))
+                continue
+            job.done(Made(job, names, one, version, reason, ts, tokens))
+
+    def _token(
+        self, job: Job, slot: str, names: tuple[str, ...], one: Drawn, snapshot: int | None, ts: int
+    ) -> str | None:
+        return self.tokens.token(
+            job.ask.policy,
+            decision_id=job.decision_id,
+            slot=slot,
+            arm=names[one.place],
+            propensity=one.propensity,
+            estimated=one.estimated,
+            snapshot=snapshot,
+            context=job.x,
+            ts=ts,
+        )
 
     def _why_not(self, policy: str, snapshot: Snapshot | None, *, late: bool) -> Reason | None:
         if snapshot is None:

@@ -51,6 +51,9 @@ class Sender(Protocol):
         kind: str = "click",
         ts: int | None = None,
         *,
+        cost: float | None = None,
+        of: str | None = None,
+        token: str | None = None,
         tag: object = None,
     ) -> None: ...
     def flush(self, timeout_s: float = 30.0) -> None: ...  # noqa: D102
@@ -146,7 +149,16 @@ class Journal:
             self._to().log_impression(event, tag=tag)
         else:
             self._to().log_click(
-                event.decision_id, event.slot, event.outcome_id, event.value, event.kind, event.ts, tag=tag
+                event.decision_id,
+                event.slot,
+                event.outcome_id,
+                event.value,
+                event.kind,
+                event.ts,
+                cost=event.cost,
+                of=event.of,
+                token=event.token,
+                tag=tag,
             )
 
     def _keep(self, events: Sequence[Decision | Outcome], why: str) -> None:

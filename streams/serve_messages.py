@@ -6,6 +6,8 @@ A decision asked for, and its answer::
     {"decision_id":"d1","policy":"front","snapshot":17,"ts":1700000000000,"reason":null,
      "slots":[{"slot":"top","arm":"b","propensity":0.25,"propensity_kind":"exact"}, ...]}
 
+Where the policy has decision tokens, each slot has its ``token``; an outcome with it needs neither decision_id nor slot.
+
 Evolution as in `streams/events.py`, but a request with a field that is not known is refused: it is a misspelling.
 """
 
@@ -25,6 +27,7 @@ MOST_CANDIDATES = 10_000
 MOST_NUMBERS = 10_000
 MOST_AT_ONCE = 1_000
 LONGEST_DEADLINE_MS = 60_000
+LONGEST_TOKEN = 65_536
 
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -74,14 +77,22 @@ class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fals
 
 
 class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now."""
+    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now.
 
-    decision_id: Name
-    slot: Name
+    `cost` is what it costs, without it what the settings say.
+    `of` is the outcome_id of the outcome that a `retraction` or a `refund` takes back.
+    `decision_id` and `slot` may be left out beside a `token`, which tells them.
+    """
+
+    decision_id: Name | UnsetType = UNSET
+    slot: Name | UnsetType = UNSET
+    token: Annotated[str, Meta(min_length=1, max_length=LONGEST_TOKEN)] | None = None
     outcome_id: Name | None = None
     kind: Name = "click"
     value: Number = 1.0
     ts: Time | None = None
+    of: Name | None = None
+    cost: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
 
 
 class Shown(Struct, frozen=True, kw_only=True, gc=False):
@@ -91,6 +102,7 @@ class Shown(Struct, frozen=True, kw_only=True, gc=False):
     arm: str | None
     propensity: float | None
     propensity_kind: str | None
+    token: str | UnsetType = UNSET
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):

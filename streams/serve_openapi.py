@@ -60,6 +60,7 @@ def description() -> dict[str, Any]:
     ['/livez', '/openapi.json', '/readyz', '/v1/decisions', '/v1/outcomes', '/v1/policies']
     """
     _, schemas = msgspec.json.schema_components([Ask, Report, Answer], ref_template="#/components/schemas/{name}")
+    schemas["Report"]["anyOf"] = [{"required": ["decision_id", "slot"]}, {"required": ["token"]}]
     decisions = _write("Decide which arms to show.", _one_or_many("Ask"), "200", _one_or_many("Answer", answer=True))
     decisions["parameters"] = [_KEY]
     return {

@@ -19,11 +19,14 @@ from streams.settings_encoder import EncoderSettings
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
 from streams.settings_sources import check_files, layers, merge
+from streams.settings_tokens import KeyId, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic_settings import PydanticBaseSettingsSource
+
+    from streams.tokens import Keys
 
 __all__ = ["PolicySettings", "Settings", "SettingsError", "TopicNames", "load"]
 
@@ -129,6 +132,11 @@ class Settings(BaseSettings):
     ssl_cafile: Path | None = Field(None, description="PEM file of the brokers' authority; unset is the system's")
     ssl_certfile: Path | None = Field(None, description="PEM file of this client's certificate")
     ssl_keyfile: Path | None = Field(None, description="PEM file of this client's key")
+    token_keys: dict[KeyId, SecretStr] = Field(
+        default_factory=dict,
+        description="secrets of decision tokens by key id, 0 to 255, at least 16 random bytes each; better in secrets_dir",
+    )
+    token_key: KeyId | None = Field(None, description="id of the key that signs new tokens; unset is the only one")
     secrets_dir: Path | None = Field(None, description="folder with one file for each secret, as Docker mounts them")
     fail_at: str | None = Field(None, description="for tests: the place where this process kills itself, NAME[:COUNT]")
     encoder: EncoderSettings = Field(default_factory=EncoderSettings, description="texts to vectors")
@@ -192,11 +200,27 @@ class Settings(BaseSettings):
         needed_s, name = max(((2 * policy.reread_s, name) for name, policy in self.policies.items()), default=(0.0, ""))
         if "retention_s" in self.model_fields_set and self.retention_s < needed_s:
             limited = " + unit_window_s" if self.policies[name].unit_limit else ""
+            window = self.policies[name].longest_window
             raise ValueError(
-                f"retention_s = {self.retention_s:g}: less than twice window_s + grace_s{limited} of policy {name!r}, {needed_s:g}: "
+                f"retention_s = {self.retention_s:g}: less than twice {window} + grace_s{limited} of policy {name!r}, {needed_s:g}: "
                 "impressions would be deleted that clicks still need; make it longer, leave it out, or shorten the window"
             )
         return self
+
+    @model_validator(mode="after")
+    def _tokens_have_keys(self) -> Self:
+        on = sorted(name for name, policy in self.policies.items() if policy.token_window_s)
+        if self.keys is None and on:
+            raise ValueError(
+                f"policies.{on[0]}.token_window_s = {self.policies[on[0]].token_window_s:g} needs token_keys: set one for all ad servers and "
+                "learners, or token_window_s = 0"
+            )
+        return self
+
+    @property
+    def keys(self) -> Keys | None:
+        """Keys of decision tokens; None if there are none."""
+        return keys_of(self.token_keys, self.token_key)
 
     def topic(self, name: str) -> str:
         """Return the full name of the topic `name`."""

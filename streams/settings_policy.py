@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationError,
@@ -17,8 +16,11 @@ from pydantic import (
 
 from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
+from streams.outcomes import TAKING_BACK
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
+from streams.settings_slots import SlotPolicy
+from streams.settings_tokens import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +41,7 @@ Rate = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
 
-class PolicySettings(BaseModel):
+class PolicySettings(SlotPolicy):
     """How one policy learns and explores; frozen, and refused as a whole if a value makes no sense.
 
     >>> PolicySettings(dimension=8).window_s
@@ -54,6 +56,9 @@ class PolicySettings(BaseModel):
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
+    token_window_s: Seconds = Field(
+        0.0, description="seconds after a decision an outcome counts that brings the decision's token; 0 for no tokens"
+    )
     grace_s: Seconds = Field(60.0, description="seconds of event time that a row is kept beyond its window")
     half_life_s: Seconds = Field(0.0, description="half-life of old data in seconds; 0 forgets nothing")
     half_lives_s: tuple[Seconds, ...] = Field(
@@ -72,6 +77,16 @@ class PolicySettings(BaseModel):
     )
     aggregate: Literal["sum", "max", "min", "earliest", "count"] = Field(
         "sum", description="how several outcomes of one impression become its reward"
+    )
+    counts_on: Literal["impression", "viewable"] = Field(
+        "impression", description="whether each impression counts, or only once a viewable event came for it"
+    )
+    viewable_kind: str = Field(
+        "viewable", min_length=1, description="kind of the viewable event; one that is not among outcomes earns nothing"
+    )
+    retraction_window_s: Seconds = Field(
+        0.0,
+        description="seconds after an impression its outcomes can be taken back; rows are kept so long; 0 is as long as window_s",
     )
     reward_bounds: tuple[Weight, Weight] | None = Field(
         None, description="least and largest reward of one impression, 0 among them; rewards beyond are cut to these"
@@ -178,7 +193,22 @@ class PolicySettings(BaseModel):
             raise ValueError('outcomes = {}: must list at least one kind and its worth, for example {"click": 1.0}')
         if "" in outcomes:
             raise ValueError(f"outcomes = {outcomes}: a kind must not be the empty string; give it a name or remove it")
+        reserved = sorted(outcomes.keys() & TAKING_BACK.keys())
+        if reserved:
+            raise ValueError(
+                f"outcomes lists {reserved}: these kinds take other outcomes back and are worth nothing themselves; "
+                "remove them, or give yours another name"
+            )
         return outcomes
+
+    @field_validator("viewable_kind")
+    @classmethod
+    def _viewable_takes_nothing_back(cls, kind: str) -> str:
+        if kind in TAKING_BACK:
+            raise ValueError(
+                f"viewable_kind = {kind!r}: this kind takes outcomes back; give the viewable event another name"
+            )
+        return kind
 
     @field_validator("reward_bounds")
     @classmethod
@@ -251,12 +281,37 @@ class PolicySettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _positions_fit(self) -> Self:
+        if self.positioned and self.model in ("logistic", "beta"):
+            raise ValueError(
+                f"model = {self.model!r} with position effects (positions = {self.positions!r}, {self.kappa}): they scale contexts, which this "
+                "model cannot take; set model = 'linear', 'hybrid' or 'student', or leave positions out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _retractions_have_time(self) -> Self:
+        if 0 < self.retraction_window_s < self.window_s:
+            raise ValueError(
+                f"retraction_window_s = {self.retraction_window_s}: must be 0 or at least window_s = {self.window_s}, "
+                "because what counts can be taken back as long as it counts; set more or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _expiry_is_longer_than_the_window(self) -> Self:
         if 0 < self.expire_s < self.kept_s:
             raise ValueError(
-                f"expire_s = {self.expire_s}: must be 0 (never) or at least window_s + grace_s = {self.kept_s}, "
+                f"expire_s = {self.expire_s}: must be 0 (never) or at least {self.longest_window} + grace_s = {self.kept_s}, "
                 "because clicks on the arm's last impressions still come; set more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        reason = unfit(self)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")
@@ -310,8 +365,23 @@ class PolicySettings(BaseModel):
 
     @property
     def kept_s(self) -> float:
-        """Seconds of event time that an impression is needed for: its window and the grace."""
-        return self.window_s + self.grace_s
+        """Seconds of event time that an impression is needed for: its window, for clicks or retractions, and the grace."""
+        return max(self.window_s, self.retraction_window_s) + self.grace_s
+
+    @property
+    def longest_window(self) -> str:
+        """The name of the setting that says how long an impression is needed."""
+        return "retraction_window_s" if self.retraction_window_s > self.window_s else "window_s"
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of outcomes that the policy can use, those that take others back left out."""
+        return frozenset(self.outcomes) | ({self.viewable_kind} if self.counts_on == "viewable" else frozenset())
+
+    @property
+    def counted_s(self) -> float:
+        """Seconds of event time after an impression in which an outcome can still count, by the join or by a token, and the grace."""
+        return max(self.window_s, self.token_window_s) + self.grace_s
 
     @property
     def reread_s(self) -> float:

@@ -73,13 +73,26 @@ class Kafka:
         kind: str = "click",
         ts: int | None = None,
         *,
+        cost: float | None = None,
+        of: str | None = None,
+        token: str | None = None,
         tag: object = None,
     ) -> None:
         self._take(tag)
         assert outcome_id is not None
         assert ts is not None
         self.outcomes.append(
-            Outcome(decision_id=decision_id, slot=slot, outcome_id=outcome_id, kind=kind, value=value, ts=ts)
+            Outcome(
+                decision_id=decision_id,
+                slot=slot,
+                outcome_id=outcome_id,
+                kind=kind,
+                value=value,
+                ts=ts,
+                cost=cost,
+                of=of,
+                token=token,
+            )
         )
 
     def flush(self, timeout_s: float = 30.0) -> None: ...

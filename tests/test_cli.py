@@ -40,6 +40,10 @@ COMMANDS = [
     ("arm", "rename"),
     ("arm", "reset"),
     ("arm", "list"),
+    ("budget", "set"),
+    ("budget", "pause"),
+    ("budget", "resume"),
+    ("budget", "list"),
     ("config", "show"),
     ("config", "check"),
 ]

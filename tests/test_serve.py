@@ -181,6 +181,22 @@ def test_outcomes_are_taken_with_their_defaults() -> None:
     ]
 
 
+def test_outcomes_that_take_others_back_are_taken() -> None:
+    """With an id for each outcome that is taken back, and of the kinds that every policy knows."""
+    with Serving(Kafka(None)) as serving:
+        one = {"decision_id": "d1", "slot": "top"}
+        some = [one | {"kind": "retraction", "of": "o1"}, one | {"kind": "refund", "of": "o2", "value": 0.5}]
+        assert serving.call("POST", "/v1/outcomes", [*some, one | {"kind": "invalid"}])[0] == 202
+        found = [(o.outcome_id, o.kind, o.value, o.of) for o in serving.kafka.outcomes]
+        described = serving.call("GET", "/openapi.json")[2]["components"]["schemas"]["Report"]["properties"]
+    assert found == [
+        ("retraction:o1", "retraction", 1.0, "o1"),
+        ("refund:o2", "refund", 0.5, "o2"),
+        ("invalid", "invalid", 1.0, None),
+    ]
+    assert "of" in described
+
+
 BAD = [
     ("/v1/decisions", b"{", 400, ["not JSON"]),
     ("/v1/decisions", b"\xff\xfe", 400, ["not JSON"]),
@@ -207,6 +223,13 @@ BAD = [
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "kind": "clik"}, 422, ["'clik'", "click"]),
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "ts": 10**12}, 422, [str(10**12), "5 minutes"]),
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "value": 1e300}, 422, ["value", "1e+300"]),
+    ("/v1/outcomes", {"decision_id": "d", "slot": "top", "kind": "retraction"}, 422, ["outcome 0: of is missing"]),
+    (
+        "/v1/outcomes",
+        {"decision_id": "d", "slot": "top", "kind": "refund", "of": "o", "value": -1},
+        422,
+        ["-1", "0 or more"],
+    ),
 ]
 
 
