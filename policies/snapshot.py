@@ -84,6 +84,7 @@ class Snapshot:
         paused: arms that are not to be shown.
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
         allotment: terms of slots and budgets.
+        succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
     """
 
     policy: str
@@ -105,6 +106,7 @@ class Snapshot:
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     allotment: Allotment = NO_ALLOTMENT
+    succeeds: str | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -174,6 +176,7 @@ def build(
     paused: Sequence[str] = (),
     gone: Sequence[str] = (),
     allotment: Allotment = NO_ALLOTMENT,
+    succeeds: str | None = None,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -187,7 +190,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, succeeds: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -233,6 +236,7 @@ def build(
             paused=tuple(paused),
             gone=tuple(gone),
             allotment=allotment,
+            succeeds=succeeds,
         )
     )
 
@@ -329,6 +333,7 @@ def head_of(snapshot: Snapshot) -> Head:
         paused=snapshot.paused,
         gone=snapshot.gone,
         allotment=snapshot.allotment,
+        succeeds=snapshot.succeeds,
     )
 
 
@@ -385,4 +390,5 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         paused=head.paused,
         gone=head.gone,
         allotment=head.allotment,
+        succeeds=head.succeeds,
     )

@@ -12,6 +12,7 @@ Head::
     checksum      CRC-32, below
     paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
     allotment     terms of slots and budgets (policies/allotment.py). Left out if empty
+    succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
 
 Arm::
 
@@ -159,6 +160,7 @@ class Head:
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     allotment: Allotment = NO_ALLOTMENT
+    succeeds: str | None = None
 
 
 class _Version(msgspec.Struct):
@@ -196,6 +198,7 @@ class _Head(msgspec.Struct):
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     allotment: dict[str, Any] = {}  # msgspec copies an empty dict for each instance
+    succeeds: str | None = None
 
 
 class _Arm(msgspec.Struct):
@@ -212,7 +215,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment")
+LATER = ("paused", "gone", "allotment", "succeeds")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))

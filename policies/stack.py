@@ -57,6 +57,13 @@ class LinearStack:
         np.maximum(variance, 0.0, out=variance)
         return m, np.sqrt(variance, out=variance)
 
+    def scores_each(self, contexts: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+        """`scores` for a context of its own for each of the C arms in `rows`: (C, d) in, (C,) out."""
+        chosen = slice(len(self.row)) if rows is None else rows
+        m = np.einsum("ci,ci->c", self.mean[chosen], contexts)
+        variance = np.einsum("cp,pc->c", self.square[chosen], pairs(np.ascontiguousarray(contexts.T)))
+        return m, np.sqrt(np.maximum(variance, 0.0))
+
     @cached_property
     def _narrow(self) -> tuple[Float32Array, Float32Array]:
         """`square` and sqrt(diag V) in float32."""
@@ -103,6 +110,10 @@ class StudentStack:
     def scores(self, context: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
         """As `LinearStack.scores`."""
         return self.linear.scores(context, rows)
+
+    def scores_each(self, contexts: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+        """As `LinearStack.scores_each`."""
+        return self.linear.scores_each(contexts, rows)
 
 
 def dof_of(arms: LinearStack | StudentStack, rows: Index | None) -> FloatArray | None:

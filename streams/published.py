@@ -47,6 +47,7 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "paused",
             "gone",
             "allotment",
+            "succeeds",
         )
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from policies.decide import MANY, check_contexts, law, many_of, rows_of
+from policies.decide import MANY, check_contexts, law, many_of, rows_of, scores_of
 from policies.explorers import Scores, explore
 from policies.monte_carlo import draw_estimated
 from policies.stack import BetaStack, dof_of
@@ -19,6 +19,7 @@ from policies.stack import BetaStack, dof_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from policies.arm_contexts import ArmContexts
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
 
@@ -66,6 +67,25 @@ def allocate(
     if dof is not None or (snapshot.explorer == "thompson" and len(names) > MANY):
         return [_each(snapshot, mean, sd, dof, one) for mean, sd, one in zip(means, sds, u, strict=True)]
     return _together(snapshot, means, sds, u)
+
+
+def allocate_each(
+    snapshot: Snapshot, contexts: ArmContexts, candidates: Sequence[str] | None, u: FloatArray
+) -> list[Drawn]:
+    """`allocate` for one request whose context differs between arms; u is (s,)."""
+    whole = snapshot.names if candidates is None else tuple(candidates)
+    shown = whole if not snapshot.hidden else tuple(snapshot.showable(whole) or ())
+    if whole and not shown:
+        return []
+    rows = rows_of(snapshot, shown)
+    stack = snapshot.stack
+    if isinstance(stack, BetaStack):
+        drawn = _beta(snapshot, shown, u)
+    else:
+        mean, sd = scores_of(snapshot, contexts, rows, shown)
+        drawn = _each(snapshot, mean, sd, dof_of(stack, rows), u)
+    places = {name: place for place, name in enumerate(whole)}
+    return [one._replace(place=places[shown[one.place]]) for one in drawn]
 
 
 def uniform(among: int, u: FloatArray) -> list[Drawn]:

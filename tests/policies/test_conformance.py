@@ -37,6 +37,7 @@ ESTIMATORS = estimator_laws.SUBJECTS | log_subjects.SUBJECTS
 PLAIN = {
     "allocation",
     "allotment",
+    "arm_contexts",
     "arm_features",
     "arm_laws",
     "arms",
@@ -75,6 +76,7 @@ PLAIN = {
     "position_state",
     "posterior",
     "prior",
+    "projection",
     "queues",
     "records",
     "references",
@@ -92,6 +94,7 @@ PLAIN = {
     "snapshot_records",
     "stack",
     "student_t",
+    "succession",
     "sums",
     "terms",
     "terms_records",
