@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from policies.arm_contexts import context_of
 from policies.arms import showable
 from policies.decide import Kind, decide, law
 from policies.explain import explain
-from streams.contexts import vector
+from streams.contexts import compiled
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
 from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
+from streams.succession import Routes
+from streams.texts import Compiled, Texts
 from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ class Decision:
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
         token: to send back with outcomes, so that they count after the impression is forgotten; None where the policy has none.
+        missing: texts that have no vector yet, so that their features are at the mean; of arms as "ads.NAME".
     """
 
     decision_id: str
@@ -85,6 +89,7 @@ class Decision:
     propensity_kind: Kind = "exact"
     reason: str | None = None
     token: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 class PolicyClient:
@@ -104,6 +109,7 @@ class PolicyClient:
         new_id: gives decision ids; they must not repeat, in other processes either.
         on_snapshot: called in the background thread after a swap. Must not raise.
         on_delivery: see `EventProducer`.
+        texts: makes features of texts; None asks Kafka for vectors where a policy needs them. Closed with the client.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class PolicyClient:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         on_snapshot: Callable[[Snapshot], None] | None = None,
         on_delivery: Callable[[Delivery], None] | None = None,
+        texts: Texts | None = None,
     ) -> None:
         if fallback != "uniform" and (isinstance(fallback, str) or not fallback):
             raise ValueError(f"fallback is {fallback!r}; allowed: 'uniform' or a list of arms, the best first")
@@ -131,6 +138,8 @@ class PolicyClient:
         self._new_id = new_id
         self._on_snapshot = on_snapshot
         self._tokens = TokenDesk(settings)
+        self._routes = Routes(settings)
+        self.texts = Texts(settings) if texts is None else texts
         self._snapshots: dict[str, Snapshot] = {}
         self._arrived = threading.Condition()
         self._producer = EventProducer(settings, codec=codec, queue_rows=queue_rows, on_delivery=on_delivery)
@@ -203,7 +212,8 @@ class PolicyClient:
         place empty if such an arm must not be shown.
 
         Args:
-            policy: whose snapshot decides.
+            policy: whose snapshot decides; or the policy that has taken over from it, or learns from this decision
+                (docs/encoder.md), which the decision names then.
             context: (d,) of the policy's dimension, logged as it is; or the values of the policy's features by name,
                 which compile to it (see `policies.features`).
             candidates: arms to choose from; None is all that the snapshot has.
@@ -219,8 +229,11 @@ class PolicyClient:
                 has no place in a token.
         """
         now_s = self._clock()
+        name = self._new_id() if decision_id is None else decision_id
+        asked, (policy, learns) = policy, self._routes.of(policy, name, self._snapshots.get)
         snapshot = self._snapshots.get(policy)
-        x = self._vector(policy, context, snapshot)
+        made = self._compiled(asked, policy, context, snapshot)
+        x = made.context
         chances: FloatArray | None
         kind: Kind = "exact"
         reason = self._unusable(policy, snapshot, candidates, now_s)
@@ -232,7 +245,9 @@ class PolicyClient:
             among = self._known_arms(policy, candidates, snapshot)
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
-        name, ts = self._new_id() if decision_id is None else decision_id, int(now_s * 1000)
+        if learns != policy:  # decided for another one, which has other features and versions
+            policy, version, made = learns, None, self._compiled(asked, learns, context, None)
+        x, ts = context_of(made.context, arm), int(now_s * 1000)
         token = self._tokens.token(
             policy,
             decision_id=name,
@@ -259,6 +274,7 @@ class PolicyClient:
             propensity_kind=kind,
             reason=reason,
             token=token,
+            missing=made.missing,
         )
 
     def propensities(
@@ -277,7 +293,7 @@ class PolicyClient:
         """
         snapshot = self._followed(policy)
         names = snapshot.names if candidates is None else tuple(candidates)
-        p = law(snapshot, self._vector(policy, context, snapshot), candidates)
+        p = law(snapshot, self._compiled(policy, policy, context, snapshot).context, candidates)
         return dict(zip(names, p.tolist(), strict=True))
 
     def explain(
@@ -295,7 +311,7 @@ class PolicyClient:
             FeatureError, ValueError: as `decide`.
         """
         snapshot = self._followed(policy)
-        return explain(snapshot, self._vector(policy, context, snapshot), candidates)
+        return explain(snapshot, self._compiled(policy, policy, context, snapshot).context, candidates)
 
     def _followed(self, policy: str) -> Snapshot:
         snapshot = self._snapshots.get(policy)
@@ -315,10 +331,17 @@ class PolicyClient:
         among = snapshot.names if candidates is None else candidates
         return ALL_HIDDEN if snapshot.hidden and among and not snapshot.showable(among) else None
 
-    def _vector(
-        self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
-    ) -> FloatArray:
-        return self._tokens.rounded(policy, vector(self._settings, policy, context, snapshot))
+    def _compiled(
+        self,
+        asked: str,
+        policy: str,
+        context: Sequence[float] | FloatArray | Mapping[str, Value],
+        snapshot: Snapshot | None,
+    ) -> Compiled:
+        if isinstance(context, Mapping):
+            context = self._routes.values(asked, policy, context)
+        made = compiled(self._settings, policy, context, snapshot, self.texts)
+        return Compiled(self._tokens.rounded_all(policy, made.context), made.missing)
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s
@@ -439,6 +462,7 @@ class PolicyClient:
             self._producer.close(timeout_s)
         finally:
             self._follower.close()
+            self.texts.close()
 
     def __enter__(self) -> Self:
         return self

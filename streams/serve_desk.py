@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from msgspec import UNSET
+from msgspec.structs import replace
 
+from policies.arm_contexts import ArmContexts, context_of
 from policies.features import FeatureError
 from streams.client import Decision
-from streams.serve_allocate import Drawn, allocate, uniform
+from streams.serve_allocate import Drawn, allocate, allocate_each, uniform
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
+from streams.succession import Routes
+from streams.texts import Compiled, Texts
 from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
@@ -46,19 +50,33 @@ class Job:
     """One decision to make.
 
     Attributes:
-        x: (d,) context.
+        x: (d,) context, or one that differs between arms.
         u: (s,) random numbers, one for each slot.
         until: when it is too late, on the desk's clock.
         done: called with what was decided, or the error.
+        learns: policy that the decision belongs to if it is not `ask.policy`, whose snapshot decides; `seen` is its context.
+        missing: texts that have no vector yet.
     """
 
     ask: Ask
     places: tuple[str, ...]
-    x: FloatArray
+    x: FloatArray | ArmContexts
     decision_id: str
     u: FloatArray
     until: float
     done: Callable[[Made | Exception], None]
+    learns: str | None = None
+    seen: FloatArray | ArmContexts | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy that the decision belongs to."""
+        return self.ask.policy if self.learns is None else self.learns
+
+    def context(self, arm: str) -> FloatArray:
+        """(d,) what the impression of an arm carries."""
+        return context_of(self.x if self.seen is None else self.seen, arm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +97,12 @@ class Made:
         return [
             Decision(
                 decision_id=job.decision_id,
-                policy=job.ask.policy,
+                policy=job.policy,
                 slot=slot,
                 arm=self.names[one.place],
                 propensity=one.propensity,
                 snapshot=self.snapshot,
-                context=job.x,
+                context=job.context(self.names[one.place]),
                 candidates=(),
                 probabilities=None,
                 ts=self.ts,
@@ -97,6 +115,7 @@ class Made:
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
         job, left = self.job, len(self.job.places) - len(self.drawn)
+        own = context and isinstance(job.x if job.seen is None else job.seen, ArmContexts)
         shown = [
             Shown(
                 slot=slot,
@@ -104,6 +123,7 @@ class Made:
                 propensity=one.propensity,
                 propensity_kind="estimate" if one.estimated else "exact",
                 token=UNSET if token is None else token,
+                context=job.context(self.names[one.place]).tolist() if own else UNSET,
             )
             for slot, one, token in zip(job.places, self.drawn, self.tokens, strict=False)
         ]
@@ -111,13 +131,14 @@ class Made:
             shown += [Shown(slot=slot, arm=None, propensity=None, propensity_kind=None) for slot in job.places[-left:]]
         return Answer(
             decision_id=job.decision_id,
-            policy=job.ask.policy,
+            policy=job.policy,
             snapshot=self.snapshot,
             ts=self.ts,
             reason=self.reason,
             slots=shown,
             unit=UNSET if job.ask.unit is None else job.ask.unit,
-            context=job.x.tolist() if context else UNSET,
+            context=job.context("").tolist() if context and not own else UNSET,
+            missing=list(job.missing) if job.missing else UNSET,
         )
 
 
@@ -129,16 +150,25 @@ class Desk:
         source: gives snapshots.
         clock: seconds since the epoch.
         monotonic: seconds that only grow; deadlines are on it.
+        texts: makes features of texts.
     """
 
     def __init__(
-        self, settings: Settings, source: Source, *, clock: Callable[[], float], monotonic: Callable[[], float]
+        self,
+        settings: Settings,
+        source: Source,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        texts: Texts | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
         self._clock = clock
         self._monotonic = monotonic
         self.tokens = TokenDesk(settings)
+        self._routes = Routes(settings)
+        self._texts = Texts(settings) if texts is None else texts
         self._waiting: deque[Job] = deque()
         self._scheduled = False
 
@@ -147,14 +177,46 @@ class Desk:
         """Jobs in the queue."""
         return len(self._waiting)
 
-    def vector(self, ask: Ask) -> FloatArray:
-        """(d,) context of what is asked, checked. Raises BadRequest: no such policy, another length, wrong features."""
+    def job(
+        self,
+        ask: Ask,
+        places: tuple[str, ...],
+        *,
+        decision_id: str,
+        u: FloatArray,
+        until: float,
+        done: Callable[[Made | Exception], None],
+    ) -> Job:
+        """What is asked as a job, its context checked. Raises BadRequest: no such policy, another length, wrong features."""
+        route = self._routes.of(ask.policy, decision_id, self._source.snapshot)
+        made, chosen = self._rounded(ask, route.decides)
+        seen, _ = self._rounded(ask, route.learns) if route.apart else (None, ask)
+        return Job(
+            chosen,
+            places,
+            made.context,
+            decision_id,
+            u,
+            until,
+            done,
+            learns=route.learns if route.apart else None,
+            seen=None if seen is None else seen.context,
+            missing=made.missing if seen is None else seen.missing,
+        )
+
+    def _rounded(self, asked: Ask, policy: str) -> tuple[Compiled, Ask]:
+        """The context of what was asked as a policy has it, and the same asked of that policy."""
+        ask = asked if policy == asked.policy else replace(asked, policy=policy)
+        if isinstance(asked.features, Mapping):
+            values = self._routes.values(asked.policy, policy, asked.features)
+            ask = ask if values is asked.features else replace(ask, features=dict(values))
         try:
-            return self.tokens.rounded(ask.policy, self._vector(ask))
+            made = self._compiled(ask)
+            return Compiled(self.tokens.rounded_all(policy, made.context), made.missing), ask
         except ValueError as error:
             raise error if isinstance(error, BadRequest) else BadRequest(str(error)) from error
 
-    def _vector(self, ask: Ask) -> FloatArray:
+    def _compiled(self, ask: Ask) -> Compiled:
         known, snapshot = self._settings.policies.get(ask.policy), self._source.snapshot(ask.policy)
         if known is None and snapshot is None:
             raise BadRequest(f"there is no policy {ask.policy!r}; {did_you_mean(ask.policy, self._settings.policies)}")
@@ -165,13 +227,13 @@ class Desk:
             if known is None or known.features is None:
                 raise BadRequest(f"policy {ask.policy!r} has no named features; give `context`, {dimension} numbers")
             try:
-                return known.features.features.vector(ask.features)
+                return self._texts.compiled(ask.policy, known.features.features, ask.features)
             except FeatureError as error:
                 raise BadRequest(f"features: {error}") from error
         given = ask.context if isinstance(ask.context, list) else []
         if len(given) != dimension:
             raise BadRequest(f"context has {len(given)} numbers; policy {ask.policy!r} needs {dimension}")
-        return np.array(given, np.float64)
+        return Compiled(np.array(given, np.float64))
 
     def add(self, jobs: list[Job]) -> None:
         """Queue jobs; they are decided in the loop's next turn."""
@@ -202,7 +264,7 @@ class Desk:
         try:
             if reason is None and snapshot is not None:
                 names, version = among or snapshot.names, snapshot.version
-                drawn = allocate(snapshot, np.array([job.x for job in jobs]), among, np.array([job.u for job in jobs]))
+                drawn = _allocated(snapshot, jobs, among)
             else:
                 names = self._arms(policy, among, snapshot)
                 drawn = [uniform(len(names), job.u) for job in jobs]
@@ -220,20 +282,20 @@ class Desk:
             except ValueError as error:
                 job.done(BadRequest(str(error)))
                 continue
-            job.done(Made(job, names, one, version, reason, ts, tokens))
+            job.done(Made(job, names, one, version if job.learns is None else None, reason, ts, tokens))
 
     def _token(
         self, job: Job, slot: str, names: tuple[str, ...], one: Drawn, snapshot: int | None, ts: int
     ) -> str | None:
         return self.tokens.token(
-            job.ask.policy,
+            job.policy,
             decision_id=job.decision_id,
             slot=slot,
             arm=names[one.place],
             propensity=one.propensity,
             estimated=one.estimated,
-            snapshot=snapshot,
-            context=job.x,
+            snapshot=snapshot if job.learns is None else None,
+            context=job.context(names[one.place]),
             ts=ts,
         )
 
@@ -262,3 +324,16 @@ class Desk:
         if not arms:
             raise BadRequest(f"policy {policy!r} has no snapshot and no arms in the settings; give `candidates`")
         return tuple(arms if snapshot is None else snapshot.showable(arms) or ())
+
+
+def _allocated(snapshot: Snapshot, jobs: list[Job], among: tuple[str, ...] | None) -> list[list[Drawn]]:
+    """Arms for jobs that share their candidates: together where each has one context for all arms."""
+    shared = [job.x for job in jobs if not isinstance(job.x, ArmContexts)]
+    if len(shared) == len(jobs):
+        return allocate(snapshot, np.array(shared), among, np.array([job.u for job in jobs]))
+    return [
+        allocate_each(snapshot, job.x, among, job.u)
+        if isinstance(job.x, ArmContexts)
+        else allocate(snapshot, job.x[None], among, job.u[None])[0]
+        for job in jobs
+    ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policies.arm_contexts import ArmContexts
 from streams.tokens import ExpiredTokenError, Signed, TokenError, authentic, half, sign
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class TokenDesk:
             ValueError: a number has no place in half precision.
         """
         return half(context) if self.on(policy) and np.isfinite(context).all() else context
+
+    def rounded_all(self, policy: str, context: FloatArray | ArmContexts) -> FloatArray | ArmContexts:
+        """`rounded`, of each arm's context where they differ."""
+        if isinstance(context, ArmContexts):
+            return context.mapped(lambda numbers: self.rounded(policy, numbers))
+        return self.rounded(policy, context)
 
     def token(
         self,
