@@ -95,6 +95,7 @@ class Projection:
         matrix: (r, D) rows q_j / sqrt(l_j).
         spread: sqrt(tr C^2), the standard deviation of a match.
         texts: number of vectors that it was made of.
+        share: part of their variance that the components have.
 
     Raises:
         ValueError: shapes do not go together, or a number cannot be used.
@@ -105,6 +106,7 @@ class Projection:
     matrix: Float32Array
     spread: float
     texts: float
+    share: float
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.mean.shape != self.matrix.shape[1:] or not self.matrix.size:
@@ -182,6 +184,7 @@ def principal(moments: Moments, *, length: int, encoder: str) -> Projection:
         matrix=(rows / np.sqrt(variances[:length])[:, None]).astype(np.float32),
         spread=float(np.sqrt((np.maximum(variances, 0.0) ** 2).sum())),
         texts=moments.n,
+        share=float(variances[:length].sum() / np.maximum(variances, 0.0).sum()),
     )
 
 

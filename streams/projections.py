@@ -3,7 +3,7 @@
 A record of the compacted topic `embeddings`; a projection never changes, so there is one record of each::
 
     key      "projection:" and the name, as in "projection:pca16:0f3c..."
-    value    MessagePack map: v (1), encoder, mean bytes <f4 (D,), matrix bytes <f4 (r, D) row by row, spread, texts
+    value    MessagePack map: v (1), encoder, mean bytes <f4 (D,), matrix bytes <f4 (r, D) row by row, spread, texts, share
 
 Readers check that the numbers have the name. Readers of vectors pass the key over: theirs have 16 bytes.
 """
@@ -52,6 +52,7 @@ class _Record(msgspec.Struct):
     matrix: bytes
     spread: float
     texts: float
+    share: float
 
 
 def key_of(name: str) -> bytes:
@@ -73,6 +74,7 @@ def encode_projection(projection: Projection) -> bytes:
             "matrix": to_bytes(projection.matrix, "<f4"),
             "spread": projection.spread,
             "texts": projection.texts,
+            "share": projection.share,
         }
     )
     if len(value) > MOST_BYTES:
@@ -97,6 +99,7 @@ def decode_projection(key: bytes, value: bytes) -> Projection:
             matrix=_narrow(record.matrix, rows * dimension, "matrix").reshape(rows, dimension),
             spread=record.spread,
             texts=record.texts,
+            share=record.share,
         )
     except (ValueError, msgspec.DecodeError) as error:
         raise ProjectionError(f"the record under {key!r} is no projection: {error}") from error

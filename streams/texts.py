@@ -35,6 +35,8 @@ ASK_AGAIN_S = 60.0
 """Seconds after which a text without a vector is asked for again."""
 MOST_ASKED = 20_000
 """Texts that are remembered as asked for."""
+CLOSE_S = 1.0
+"""Seconds that ending may take."""
 LOOK_AGAIN_S = 1.0
 """Seconds between two looks for arms' vectors that were not there."""
 
@@ -142,9 +144,9 @@ class Texts:
         """Stop asking and following."""
         self._ending.set()
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=CLOSE_S)  # it may be waiting for brokers that are not there; it ends by itself
         if self._client is not None:
-            self._client.close(1.0)
+            self._client.close(CLOSE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -202,13 +204,17 @@ class Texts:
         told = ""
         while not self._ending.is_set():
             try:
-                self._source = self._client = EmbeddingClient(settings)
+                client = EmbeddingClient(settings)
             except Exception as error:  # noqa: BLE001 - whatever it is, deciding goes on with the mean, and the reason is shown
                 if str(error) != told:
                     log.warning("vectors of texts cannot be followed; trying again", why=str(error))
                 told = str(error)
                 self._ending.wait(1.0)
             else:
+                if self._ending.is_set():
+                    client.close(CLOSE_S)
+                else:
+                    self._source = self._client = client
                 return
 
 

@@ -38,6 +38,20 @@ FRONT: dict[str, Any] = {"model": "hybrid", "features": FEATURES, "ads": ADS, "a
 VALUES: dict[str, Value] = {"hour": 0.5, "query": "red shoes"}
 
 
+class Nowhere:
+    """Stands in for what follows the snapshots: the test gives them."""
+
+    error = "nobody is there"
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+    def close(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _no_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.client.Follower", Nowhere)
+
+
 class Clock:
     """Time that the test moves."""
 
