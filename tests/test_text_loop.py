@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from encoders.keys import key_of
 from policies.arm_contexts import ArmContexts
 from policies.arm_features import FeaturedPrior
+from policies.features import Value
 from policies.projection import added, no_moments, principal
 from policies.snapshot import Snapshot
 from streams import cli, projections, topics
@@ -178,14 +179,19 @@ def test_an_ad_server_asks_for_texts_and_decides_by_their_vectors_when_they_come
     known = settings_of(bootstrap, prefix, front=front(name))
     topics.create(known)
     with PolicyClient(known, rng=np.random.default_rng(0)) as client:
-        values = {"hour": 0.5, "query": "red shoes"}
+        values: dict[str, Value] = {"hour": 0.5, "query": "red shoes"}
         first = client.decide("front", values, ["shoes", "hat"], slot="top")
         assert first.missing[0] == "query"
         assert first.context.tolist() == [1.0, 0.5, 0.0, 0.0, 0.0, 0.0]
         encoder = Encoder(known)
         projections.published(known, projection())
         wanted = {"red shoes", *(ad["title"] for ad in ADS.values())}
-        until(lambda: client.decide("front", values, ["shoes"], slot="top") and encoder.requested() >= wanted)
+
+        def asked() -> bool:
+            client.decide("front", values, ["shoes"], slot="top")
+            return encoder.requested() >= wanted
+
+        until(asked)
         encoder.encode(encoder.requested())
 
         def complete() -> Any:
@@ -235,10 +241,10 @@ def test_a_new_encoder_learns_beside_the_old_one_and_takes_over_without_a_gap(bo
     }
     known = settings_of(bootstrap, prefix, **policies)
     topics.create(known)
-    for fingerprint, seed, one in (("e1", 0, old), ("e2", 1, new)):
+    for fingerprint, seed, made in (("e1", 0, old), ("e2", 1, new)):
         encoder = Encoder(known, fingerprint=fingerprint, seed=seed, beside=fingerprint == "e2")
         encoder.encode([*(ad["title"] for ad in ADS.values()), *TEXTS])
-        projections.published(known, one)
+        projections.published(known, made)
     learner = Learner(known)
     publisher = Publisher(known, metrics=Metrics(CollectorRegistry()), leads=lambda: True)
     asyncio.run(publisher.follow())
@@ -259,10 +265,13 @@ def test_a_new_encoder_learns_beside_the_old_one_and_takes_over_without_a_gap(bo
             published(lambda: snapshot("front") and snapshot("front-2"))
             stages = []
             for number in range(60):
-                values = [{"hour": 0.1 * i, "query": TEXTS[(7 * number + i) % 200]} for i in range(20)]
                 shown = [
-                    client.decide("front", one, slot="top", decision_id=f"{number}-{i}") for i, one in enumerate(values)
-                ]
+                    client.decide(
+                        "front", {"hour": 0.1 * i, "query": TEXTS[(7 * number + i) % 200]}, slot="top",
+                        decision_id=f"{number}-{i}",
+                    )
+                    for i in range(50)
+                ]  # fmt: skip
                 assert all(one.reason is None and one.propensity > 0.0 for one in shown)  # never a gap
                 stages.append({(one.policy, one.snapshot is None) for one in shown})
                 if stages[-1] == {("front-2", False)}:
@@ -291,7 +300,12 @@ def test_a_new_encoder_learns_beside_the_old_one_and_takes_over_without_a_gap(bo
     again = Publisher(known, metrics=Metrics(CollectorRegistry()), leads=lambda: True)
     asyncio.run(again.follow())
     try:  # a new leader keeps what was handed over
-        until(lambda: asyncio.run(again.tick()) or again._policies["front-2"].snapshot)
+
+        def led() -> Any:
+            asyncio.run(again.tick())
+            return again._policies["front-2"].snapshot
+
+        until(led)
         assert read_snapshots(known)["front-2"].succeeds == "front"
     finally:
         asyncio.run(again.close())
