@@ -61,7 +61,8 @@ class LinearStack:
         """`scores` for a context of its own for each of the C arms in `rows`: (C, d) in, (C,) out."""
         chosen = slice(len(self.row)) if rows is None else rows
         m = np.einsum("ci,ci->c", self.mean[chosen], contexts)
-        variance = np.einsum("cp,pc->c", self.square[chosen], pairs(np.ascontiguousarray(contexts.T)))
+        i, j = lower_indices(contexts.shape[1])
+        variance = np.einsum("cp,cp->c", self.square[chosen], contexts[:, i] * contexts[:, j])
         return m, np.sqrt(np.maximum(variance, 0.0))
 
     @cached_property

@@ -286,7 +286,8 @@ class Publisher:
         fitted = self._meta(known, standing.sums, place.now_ms)
         moved = known.meta.place_slots() if fitted else ()
         read = partial(known.meta.read, now_ms=place.now_ms)
-        succeeds, takes_over = self._successions.look(name, standing.sums, known.snapshot, read)
+        hidden = (*standing.paused, *standing.gone)
+        succeeds, takes_over = self._successions.look(name, standing.sums, known.snapshot, read, hidden=hidden)
         why = (*told_of_arms, *learned, *fitted, *moved, *takes_over)
         self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
         for slot, effect in known.meta.effects.items():

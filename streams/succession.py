@@ -10,15 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from policies.succession import is_due, learns
+from streams import logs
 from streams.settings_texts import line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from policies.features import Value
     from policies.snapshot import Snapshot
     from policies.sums import Effective, Sums
     from streams.settings import PolicySettings, Settings
+
+
+log = logs.get(__name__)
 
 
 class Route(NamedTuple):
@@ -90,6 +94,8 @@ class Successions:
         self._policies = {name: policy for name, policy in policies.items() if len(line_of(policies, name)) > 1}
         self._policies |= {name: policy for name, policy in policies.items() if policy.succeeds is not None}
         self._data: dict[str, float] = {}
+        self._hidden: dict[str, frozenset[str]] = {}
+        self._told: frozenset[str] = frozenset()
 
     def look(
         self,
@@ -97,6 +103,8 @@ class Successions:
         sums: Mapping[str, Sums],
         snapshot: Snapshot | None,
         read: Callable[[str, Sums], Effective],
+        *,
+        hidden: Collection[str] = (),
     ) -> tuple[str | None, tuple[str, ...]]:
         """Take what a policy has learned; whom its next snapshot succeeds, and the reason in words if that is new.
 
@@ -105,11 +113,13 @@ class Successions:
             sums: of its arms.
             snapshot: what it published last.
             read: how the sums of an arm of that name count.
+            hidden: arms that are paused or gone. None that the old policy hides may come back by a succession: it waits.
         """
         known = self._policies.get(policy)
         if known is None:
             return None, ()
         self._data[policy] = sum(read(arm, one).n_eff for arm, one in sums.items())
+        self._hidden[policy] = frozenset(hidden)
         old = known.succeeds
         if old is None or (snapshot is not None and snapshot.succeeds == old):
             return old, ()
@@ -117,6 +127,17 @@ class Successions:
         if old_data is None or not is_due(
             new_data, old_data, enough=known.succession_enough, least=known.succession_least
         ):
+            return None, ()
+        back = (self._hidden[old] & sums.keys()) - self._hidden[policy]
+        if back:
+            if back != self._told:
+                log.warning(
+                    "a policy is due and waits: pause these arms in it, too, or resume them in the old one",
+                    policy=policy,
+                    succeeds=old,
+                    arms=sorted(back),
+                )
+            self._told = back
             return None, ()
         why = (
             f"takes over from {old!r}: {new_data:.0f} decayed impressions against {old_data:.0f}, enough is "

@@ -198,9 +198,21 @@ class Effect:
         self.n_eff = n_eff
 
 
-def look(one: Successions, policy: str, *n_eff: float, snapshot: Snapshot | None = None) -> Any:
+def look(
+    one: Successions, policy: str, *n_eff: float, snapshot: Snapshot | None = None, hidden: tuple[str, ...] = ()
+) -> Any:
     sums: Any = {f"arm-{i}": n for i, n in enumerate(n_eff)}
-    return one.look(policy, sums, snapshot, lambda _, n: Effect(n))  # type: ignore[arg-type,return-value]
+    return one.look(policy, sums, snapshot, lambda _, n: Effect(n), hidden=hidden)  # type: ignore[arg-type,return-value]
+
+
+def test_no_arm_that_the_old_policy_hides_comes_back_by_a_succession() -> None:
+    """It waits until the arm is paused in the new one, too; arms that the new one does not have do not matter."""
+    one = Successions(settings().policies)
+    look(one, "front", 300.0, 100.0, hidden=("arm-1", "long-gone"))
+    assert look(one, "front-2", 900.0, 900.0) == (None, ())
+    assert look(one, "front-2", 900.0, 900.0, hidden=("arm-1",))[0] == "front"
+    look(one, "front", 300.0, 100.0)
+    assert look(one, "front-2", 900.0, 900.0)[0] == "front"
 
 
 def test_the_publisher_hands_over_once_there_is_enough_data() -> None:

@@ -18,6 +18,7 @@ from streams.client import PolicyClient
 from streams.rules import model
 from streams.settings import PolicySettings, Settings, SettingsError, load
 from streams.texts import ASK_AGAIN_S, LOOK_AGAIN_S, Texts
+from streams.token_issue import TokenDesk
 from tests.vectors import Table, projection, vector_of
 
 NOBODY = "127.0.0.1:1"
@@ -173,6 +174,25 @@ def test_a_decision_is_drawn_by_every_arms_own_match_and_logs_the_shown_ones() -
     assert [arm.contributions[-1] for arm in told] == pytest.approx(
         [0.4 * contexts.of(arm)[-1] for arm in found.names], rel=1e-6
     )
+
+
+def test_a_token_has_the_context_of_the_arm_that_was_shown() -> None:
+    """Rounded before deciding, so that token and impression agree to the last bit."""
+    policy = PolicySettings.model_validate(FRONT | {"token_window_s": 86_400.0})
+    known = Settings(bootstrap=NOBODY, policies={"front": policy}, token_keys={1: "0123456789abcdef"})
+    desk = TokenDesk(known)
+    shown = set()
+    with closing(PolicyClient(known, rng=np.random.default_rng(0), texts=Texts(known, everything()))) as client:
+        client._swap("front", snapshot(policy))
+        for i in range(40):
+            one = client.decide("front", VALUES, slot="top", decision_id=f"d{i}")
+            assert one.token is not None
+            signed = desk.opened(one.token, ts=one.ts)
+            assert np.array_equal(signed.context, one.context)
+            assert np.array_equal(one.context, one.context.astype(np.float16))
+            assert (signed.arm, signed.policy) == (one.arm, "front")
+            shown.add((one.arm, float(one.context[-1])))
+    assert len(shown) >= 2  # each arm with a match of its own
 
 
 def test_decisions_go_on_without_vectors_and_without_brokers() -> None:
