@@ -18,7 +18,7 @@ from streams.settings_policy import UnknownPolicyError
 
 TIMEOUT_S = 10.0
 LEAST_ROWS = 100
-ONLY = {"arm_features": "hybrid", "point": "logistic"}
+ONLY = {"arm_features": "hybrid", "arm_texts": "hybrid", "point": "logistic"}
 """Settings that one model alone uses: the others are compared without them."""
 CAUTION = (
     "do not choose how much to explore by these figures: what exploring finds pays later, so the greedy one looks best; "
@@ -61,6 +61,11 @@ def compare(
     if policy not in settings.policies:
         raise UnknownPolicyError(policy, known=settings.policies)
     own = settings.policies[policy]
+    if own.features is not None and own.features.match is not None:
+        raise SettingsError(
+            f"policies.{policy}.features.match = {own.features.match!r}: the log has the match of the arm that was shown and not of the "
+            "others, so what other policies would have done cannot be computed from it; compare them on traffic"
+        )
     variants = [
         variant(own, name, explorer) for name in models or (own.model,) for explorer in explorers or (own.explorer,)
     ]

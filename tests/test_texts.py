@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+import tomllib
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from policies.hybrid import fit_hybrid
 from policies.prior import HybridPrior
 from policies.snapshot import Snapshot, build
 from streams.client import PolicyClient
+from streams.evaluate import compare, variant
 from streams.rules import model
 from streams.settings import PolicySettings, Settings, SettingsError, load
 from streams.texts import ASK_AGAIN_S, LOOK_AGAIN_S, Texts
@@ -264,3 +269,25 @@ def test_a_linear_policy_may_have_texts_and_a_match() -> None:
     """Only what arms share needs the hybrid model."""
     known = settings(model="linear", arm_texts=0)
     assert known.policies["front"].dimension == 6
+
+
+def test_the_settings_of_the_documentation_can_be_used() -> None:
+    """As they are typed; the successor's with what it has from the policy before."""
+    page = (Path(__file__).parents[1] / "docs/encoder.md").read_text().split("## Into the loop")[1]
+    first, second = (tomllib.loads(textwrap.dedent(block)) for block in re.findall(r"```toml\n(.*?)```", page, re.S))
+    policies = first["policies"]
+    policies["front-2"] = policies["front"] | second["policies"]["front-2"]
+    known = load(overrides={"policies": policies})
+    assert known.policies["front"].dimension == 1 + 1 + 16 + 1
+    assert known.policies["front"].arms_texts == {"ad-1": "Two red shoes\nHand-made, for a walk in the rain.\nshoes"}
+    assert known.policies["front-2"].succeeds == "front"
+    assert known.encodes
+
+
+def test_what_a_log_cannot_tell_of_matches_is_refused() -> None:
+    """It has the shown arm's only; policies without one are compared, other models without arms' texts."""
+    with pytest.raises(SettingsError, match="the match of the arm that was shown"):
+        compare(settings(), "front", models=(), explorers=(), newest=10, share=0.5, seed=0)
+    plain = settings(features={name: value for name, value in FEATURES.items() if name != "match"})
+    assert variant(plain.policies["front"], "linear", "thompson").arm_texts == 0
+    assert variant(plain.policies["front"], "hybrid", "thompson").arm_texts == 2
