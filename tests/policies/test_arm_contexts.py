@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from policies.arm_contexts import ArmContexts, context_of
+from policies.batch import Batch, FloatArray
 from policies.decide import decide, law
+from policies.empirical_bayes import fit
 from policies.explain import explain
 from policies.explorers import Scores, explore
 from policies.model import make_model
@@ -126,3 +128,29 @@ def test_a_snapshot_says_whom_it_succeeds() -> None:
     assert (head.succeeds, head.checksum) == ("front-1", known.checksum)
     assert b"succeeds" not in encode_head(known)
     assert decode_head(encode_head(known)).succeeds is None
+
+
+@pytest.mark.parametrize("model", ["linear", "hybrid"])
+def test_a_new_arm_starts_with_what_matches_are_worth(model: str) -> None:
+    """Arms teach the prior the weight of their match; without the match nothing is known of a new arm but the mean."""
+    rng = np.random.default_rng(4)
+    n, arms = 4_000, tuple(f"arm-{i}" for i in range(8))
+    arm, m = rng.integers(0, len(arms), n), rng.normal(size=n)
+    reward = (rng.random(n) < np.clip(0.3 + 0.2 * m, 0, 1)).astype(float)
+    ts = np.zeros(n, np.int64)
+
+    def chance_of_the_better_match(match: FloatArray) -> float:
+        x = np.stack([np.ones(n), match], axis=1)
+        batch = Batch(
+            arms=arms, arm=arm, x=x, ts=ts, reward_arm=arm, reward_x=x, reward_ts=ts, reward=reward, square=reward**2
+        )
+        made = make_model(model, dimension=2)
+        sums = made.update({}, batch)
+        effective = {name: made.at(one, now_ms=0) for name, one in sums.items()}
+        prior = fit(effective, None, model=model, dimension=2, intercept=0)
+        known = build("front", model=made, sums=sums, prior=prior, version=1, previous=None, time_ms=0, now_ms=0)
+        new = ArmContexts(x=np.array([1.0, 0.0]), column=1, by_arm={"good": 1.0, "bad": -1.0})
+        return float(law(known, new, ("good", "bad"))[0])
+
+    assert chance_of_the_better_match(m) > 0.9
+    assert chance_of_the_better_match(rng.permutation(m)) < 0.8  # matches that say nothing
