@@ -138,7 +138,12 @@ class Worker:
         monitor = Monitor(self.metrics, topics=working.topics, partitions=partitions)
         app = faust_app(settings, settings.learner_group, topic_disable_leader=True)
         passing = failpoints(settings.fail_at)
-        names = {"posteriors": topics.posteriors, "feedback": topics.feedback, "dead_letters": topics.dead_letters}
+        names = {
+            "posteriors": topics.posteriors,
+            "feedback": topics.feedback,
+            "dead_letters": topics.dead_letters,
+            "touches": topics.touches,
+        }
 
         def make_writer(number: int) -> Writer:
             identity = f"{settings.learner_group}-{number}"

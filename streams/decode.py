@@ -24,14 +24,15 @@ COLUMNS = ("key", "slot", "arm", "ts", "offset", "row", "snapshot", "propensity"
 class Decoder:
     """Decodes the records of one worker: holds the numbering of arms and slots.
 
-    ``policies`` maps a policy's name to its rules (model, dimension); ``kinds`` are the outcomes that any policy lists.
+    ``policies`` maps a policy's name to its rules (model, dimension); ``kinds`` are the outcomes that any policy lists;
+    ``attributing`` are the policies whose clicks conversions are attributed to.
     """
 
-    def __init__(self, policies: Mapping[str, Rules], *, kinds: Iterable[str]) -> None:
+    def __init__(self, policies: Mapping[str, Rules], *, kinds: Iterable[str], attributing: Iterable[str] = ()) -> None:
         self.kinds = frozenset(kinds)
         self.slots = Names()
         self.arms: dict[str, Names] = {policy: Names() for policy in policies}
-        self._policies = PolicyRules(policies)
+        self._policies = PolicyRules(policies, attributing)
 
     def impressions(self, records: Sequence[Record]) -> tuple[list[Impressions], list[Dead]]:
         """Validated impressions by policy, and what could not be used.
@@ -156,16 +157,17 @@ def _stretches(groups: list[Impressions]) -> Iterable[Impressions]:
 
 def select(group: Impressions, rows: object) -> Impressions:
     """Some rows of a batch."""
-    names = COLUMNS if group.unit is None else (*COLUMNS, "unit")
-    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in names})
+    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in _columns_of(group)})
+
+
+def _columns_of(group: Impressions) -> tuple[str, ...]:
+    return (*COLUMNS, *(name for name in ("unit", "person") if getattr(group, name) is not None))
 
 
 def _concatenated(parts: list[Impressions]) -> Impressions:
-    limited = parts[0].unit is not None
-    names = (*COLUMNS, "unit") if limited else COLUMNS
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _columns_of(parts[0])}
     whole = Impressions(policy=parts[0].policy, **columns)
-    return _in_order(whole) if limited else whole
+    return whole if whole.unit is None else _in_order(whole)
 
 
 def _in_order(group: Impressions) -> Impressions:

@@ -87,6 +87,9 @@ class Impressions:
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64
     flags: npt.NDArray[np.uint8]  # (n,) ESTIMATE or not
     unit: npt.NDArray[np.uint64] | None = None  # (n,) hash of the unit, 0 for none; None where the policy has no limit
+    person: npt.NDArray[np.uint64] | None = (
+        None  # (n,) number of the unit (streams/touches.py); None unless conversions are attributed
+    )
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):

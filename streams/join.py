@@ -88,6 +88,7 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     square: float  # of the squared reward
     flags: int = 0  # of the impression: ESTIMATE, LIMITED
     before: float = 0.0  # the impression's reward without this outcome
+    unit: int = 0  # number of the impression's unit where conversions are attributed; 0 for none
 
     @property
     def learns(self) -> bool:
@@ -305,6 +306,7 @@ class Join:
                     new * new - old * old,
                     chunk.flags.item(position),
                     old,
+                    0 if chunk.person is None else chunk.person.item(position),
                 )
             )
 

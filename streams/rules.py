@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.model import Model, make_model
+from streams.attribution import Rule
 from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
@@ -14,7 +15,8 @@ from streams.state import Rules
 def rules(settings: Settings) -> Rules:
     """Decoder, windows and models of every policy, numbered afresh: one for each worker process."""
     policies = settings.policies
-    decoder = Decoder(policies, kinds={kind for policy in policies.values() for kind in policy.outcomes})
+    kinds = {kind for policy in policies.values() for kind in policy.outcomes}
+    decoder = Decoder(policies, kinds=kinds, attributing=settings.attributing)
     referring = {name: policy.huber for name, policy in policies.items() if wants(policy)}
     return Rules(
         decoder=decoder,
@@ -29,8 +31,34 @@ def rules(settings: Settings) -> Rules:
         expire_ms={name: round(policy.expire_s * 1000) for name, policy in policies.items() if policy.expire_s},
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         referring=referring,
+        touch_kinds=touch_kinds(settings),
+        touch_partitions=settings.partitions,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
+
+
+def touch_kinds(settings: Settings) -> dict[str, frozenset[str]]:
+    """Of every policy that attributes, the kinds of outcomes that touch a unit."""
+    return {
+        name: frozenset(policy.attribution.touch_kinds)
+        for name, policy in settings.attributing.items()
+        if policy.attribution is not None
+    }
+
+
+def attribution_rules(settings: Settings) -> dict[str, Rule]:
+    """Of every policy that attributes, by which rule, in whole milliseconds."""
+    return {
+        name: Rule(
+            how=policy.attribution.rule,
+            window_ms=round(policy.attribution.window_s * 1000),
+            grace_ms=round(policy.attribution.grace_s * 1000),
+            keep_ms=round(policy.grace_s * 1000),
+            kinds=frozenset(policy.attribution.kinds),
+        )
+        for name, policy in settings.attributing.items()
+        if policy.attribution is not None
+    }
 
 
 def window(policy: PolicySettings) -> Window:

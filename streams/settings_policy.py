@@ -17,6 +17,7 @@ from pydantic import (
 
 from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
+from streams.settings_attribution import AttributionSettings, refused
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
 
@@ -129,6 +130,9 @@ class PolicySettings(BaseModel):
         default_factory=dict,
         description="model hybrid: numbers that tell what arms have in common, by arm, as many for each; arms without any "
         "start from the mean arm",
+    )
+    attribution: AttributionSettings | None = Field(
+        None, description="conversions that name a unit and no decision: how they are given to its touched decisions"
     )
 
     @model_validator(mode="before")
@@ -289,6 +293,13 @@ class PolicySettings(BaseModel):
                 f"features with model = {self.model!r} and encoder = {self.encoder!r}: allowed are models with a context, "
                 "and no other encoder, because the features' own fingerprint stands there; leave one of them out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attribution_fits(self) -> Self:
+        why_not = refused(self)
+        if why_not is not None:
+            raise ValueError(why_not)
         return self
 
     @property

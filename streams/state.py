@@ -30,6 +30,7 @@ from streams.gathered import Gathered, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
+from streams.touches import touches
 from streams.waiting import pack_places, unpack_places
 
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
@@ -78,7 +79,8 @@ class Rules:
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
-    ``referring``, each with its limit of Huber's rule.
+    ``referring``, each with its limit of Huber's rule. ``touch_kinds``: of the policies that attribute conversions, which outcomes
+    are written to the ``touch_partitions`` of `touches`.
     """
 
     decoder: Decoder
@@ -93,6 +95,8 @@ class Rules:
     blocks: Blocks = field(default_factory=Blocks)
     references: Lookup | None = None
     referring: Mapping[str, float | None] = field(default_factory=dict)
+    touch_kinds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    touch_partitions: int = 1
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -299,6 +303,7 @@ class PartitionState:
             *self._arm_records(),
             *self._feedback(),
             *self._dead_letters(),
+            *self._touches(),
             self._checkpoint(),
         ]
         self._joined, self._matured, self._dead = [], [], []
@@ -385,6 +390,13 @@ class PartitionState:
             by_record.setdefault((side, row.record.offset), []).append(row)
         for (side, _), rows in by_record.items():
             yield from letters(self.rules.topics[side], self.number, rows)
+
+    def _touches(self) -> Iterator[Message]:
+        rules = self.rules
+        if rules.touch_kinds:
+            yield from touches(
+                self._joined, kinds=rules.touch_kinds, windows=rules.windows, partitions=rules.touch_partitions
+            )
 
     def _checkpoint(self) -> Message:
         value = {
