@@ -16,7 +16,7 @@ import msgspec
 
 from streams.decoded import Record
 from streams.events import CONTENT_TYPE, LARGEST, VERSION, Codec, EventError, codec_of
-from streams.partition import partition_for
+from streams.unit_numbers import partition_of
 from streams.validation import latest_ms, time_reason, version_reason
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -50,16 +50,10 @@ def encode_conversion(event: Conversion, codec: Codec = "json") -> bytes:
     return msgspec.json.encode(fields) if codec == "json" else msgspec.msgpack.encode(fields)
 
 
-def read_conversion(
-    record: Record, *, kinds: Mapping[str, frozenset[str]], partition: int, partitions: int
-) -> Conversion:
-    """The conversion that a record holds. Raises EventError with the reason if it cannot be used.
+def read_conversion(record: Record, *, kinds: Mapping[str, frozenset[str]]) -> Conversion:
+    """The conversion that a record holds. ``kinds``: what each policy attributes.
 
-    Args:
-        record: as read.
-        kinds: what each policy attributes.
-        partition: where the record lies.
-        partitions: how many there are.
+    Raises EventError with the reason if it cannot be used.
     """
     if record.value is None:
         raise EventError("the value is null (a tombstone); an event needs a value")
@@ -73,13 +67,18 @@ def read_conversion(
     reason = _reason(event, kinds, latest_ms(record))
     if reason is not None:
         raise EventError(reason)
-    at = partition_for(event.unit.encode(), partitions)
-    if at != partition:
-        raise EventError(
-            f"lies in partition {partition}, and its unit belongs to {at}: the key must be the unit, the partitioner murmur2 "
-            "(partitioner=murmur2_random in producers built on librdkafka); its touches would not be found here"
-        )
     return event
+
+
+def misplaced_reason(unit: int, *, partition: int, partitions: int) -> str | None:
+    """Why a unit's number cannot find its touches in a partition; None if they are there."""
+    at = partition_of(unit, partitions)
+    if at == partition:
+        return None
+    return (
+        f"lies in partition {partition}, and its unit belongs to {at}: the key must be the unit, the partitioner murmur2 "
+        "(partitioner=murmur2_random in producers built on librdkafka); its touches would not be found here"
+    )
 
 
 def _reason(event: Conversion, kinds: Mapping[str, frozenset[str]], latest: int) -> str | None:
