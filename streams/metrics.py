@@ -32,6 +32,7 @@ class Metrics:
         self._flow(registry)
         self._pending(registry)
         self._checkpoints(registry)
+        self._attribution(registry)
         self._snapshots(registry)
 
     def _flow(self, registry: CollectorRegistry) -> None:
@@ -116,6 +117,20 @@ class Metrics:
             "Times that a partition was rebuilt, by reason.",
             ["reason"],
             registry=registry,
+        )
+
+    def _attribution(self, registry: CollectorRegistry) -> None:
+        self.conversions = Counter(
+            "clickloop_conversions_total",
+            "Conversions of units by what became of them (attributed, unattributed, duplicate, late, dead).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.waiting_conversions = Gauge(
+            "clickloop_waiting_conversions", "Conversions whose grace is not over.", ["partition"], registry=registry
+        )
+        self.kept_touches = Gauge(
+            "clickloop_kept_touches", "Touches that a conversion may still go to.", ["partition"], registry=registry
         )
 
     def _snapshots(self, registry: CollectorRegistry) -> None:

@@ -87,16 +87,24 @@ def a_log(seed: int, count: int = 300) -> Log:
     return log
 
 
-def expected(log: Log, how: str) -> Given:
+KINDS = {"front": ("purchase", "lead"), "side": ("purchase",)}
+
+
+def expected(
+    log: Log,
+    how: str,
+    *,
+    windows_ms: Mapping[str, int] = WINDOWS_MS,
+    kinds: Mapping[str, Sequence[str]] = KINDS,
+) -> Given:
     """Who gets what, by looking at everything at once."""
     found: Given = []
-    kinds = {"front": ("purchase", "lead"), "side": ("purchase",)}
     for c in log.conversions:
         best: dict[tuple[str, str], int] = {}
         ordered = []
         for unit, t in log.touches:
             asked = c.policy in (None, t.policy) and c.kind in kinds[t.policy] and unit == c.unit
-            if asked and 0 <= c.ts - t.ts < WINDOWS_MS[t.policy] and c.ts < t.until:
+            if asked and 0 <= c.ts - t.ts < windows_ms[t.policy] and c.ts < t.until:
                 best[t.decision_id, t.slot] = 1
                 ordered.append((t.ts, t.decision_id, t.slot))
         if not ordered:

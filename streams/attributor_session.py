@@ -1,0 +1,311 @@
+"""One membership of an attributor in its group: partitions come, are recovered, read, and checkpointed, until something fails.
+
+Whatever fails ends the session, and with it all that is not committed; the next one recovers from what the broker has. A partition's
+recovery:
+
+1. *Initialise* its transactional producer: this fences the predecessor and ends its open transaction.
+2. *Read* its newest checkpoint record.
+3. *Rebuild*: read touches and conversions again from the oldest offsets that are needed. Nothing is given out before everything
+   is there that the checkpoint included.
+
+A checkpoint is one transaction (`streams.checkpoint`): outcomes, dead letters and the record with the offsets that they include. So
+every conversion is given out once. Watermarks move on what the broker says is its end, open transactions of learners included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from streams.attribution_state import INPUTS, AttributionState, Input
+from streams.checkpoint import Writer
+from streams.cuts import Side
+from streams.logs import get_logger
+from streams.reading import QUIET, ReadError, SimpleRecord, bounds, of_message, read, reader
+from streams.recovery import StateMismatchError
+from streams.rules import attribution_rules
+from streams.watermark import Answer, WatermarkClock
+
+if TYPE_CHECKING:
+    from streams.failpoints import Pass
+    from streams.metrics import Metrics
+    from streams.settings import Settings
+
+log = get_logger(__name__)
+
+TIMEOUT_S = 10.0
+TRANSACTION_S = 10.0
+"""After which the broker ends the transaction of a dead attributor: until then, nobody reads the clicks behind it."""
+FETCH = 2_000
+AS: dict[Input, Side] = {"touches": "impressions", "conversions": "clicks"}
+"""In whose place a topic stands for the watermark's clock."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One partition of this worker."""
+
+    state: AttributionState
+    writer: Writer
+    clock: WatermarkClock
+    exported: dict[str, int]
+    ends: dict[Input, Answer] = field(default_factory=dict)
+
+
+class Session:
+    """See above. Blocking; ``beat`` is called whenever it turns, ``stop`` asks it to end.
+
+    Use it as a context manager: leaving closes its clients. Raises FencedError, UnknownOutcomeError, ReadError or
+    KafkaException (begin another session), StateMismatchError (do not).
+    """
+
+    def __init__(
+        self, settings: Settings, *, metrics: Metrics, passing: Pass, beat: Callable[[], None], stop: Event
+    ) -> None:
+        self.parts: dict[int, Part] = {}
+        self.assigned = False
+        self._settings = settings
+        self._metrics = metrics
+        self._passing = passing
+        self._beat = beat
+        self._stop = stop
+        self._rules = attribution_rules(settings)
+        names = settings.topics
+        self._topics: dict[Input, str] = {"touches": names.touches, "conversions": names.conversions}
+        self._sides: dict[str, Input] = {topic: side for side, topic in self._topics.items()}
+        self._answered = 0
+        self._admin = AdminClient(settings.librdkafka() | {"log_level": QUIET})
+        self._consumer = Consumer(_consuming(settings))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+        self._consumer.close()
+
+    def run(self) -> None:
+        """Read and checkpoint until it is asked to stop; then once more."""
+        self._consumer.subscribe(list(self._topics.values()), on_assign=self._come, on_revoke=self._gone)
+        last = monotonic()
+        while not self._stop.is_set():
+            self._fetch()
+            self._beat()
+            if monotonic() - last >= self._settings.checkpoint_interval_s:
+                self.checkpoint()
+                last = monotonic()
+        self.checkpoint()
+
+    @property
+    def status(self) -> tuple[bool, str]:
+        """Whether every partition flows, in words."""
+        if not self.assigned:
+            return False, "waiting for the group's assignment"
+        behind = sorted(number for number, part in self.parts.items() if not part.state.rebuilt)
+        if behind:
+            return False, f"partitions {behind} of the attribution are being rebuilt"
+        return True, f"partitions {sorted(self.parts)} of the attribution flow"
+
+    # -- what the group says
+
+    def _come(self, consumer: Consumer, tps: list[TopicPartition]) -> None:
+        numbers = {side: {tp.partition for tp in tps if self._sides[tp.topic] == side} for side in INPUTS}
+        if numbers["touches"] != numbers["conversions"]:
+            raise StateMismatchError(
+                f"partitions {sorted(numbers['touches'])} of touches and {sorted(numbers['conversions'])} of conversions were assigned: "
+                "both topics must have the same number of partitions; run clickloop topics check"
+            )
+        self._drop()
+        with reader(self._settings.librdkafka()) as looking:
+            for number in sorted(numbers["touches"]):
+                self.parts[number] = self._recover(looking, number)
+                self._beat()
+        consumer.assign(
+            [
+                TopicPartition(self._topics[side], number, part.state.positions[side])
+                for number, part in self.parts.items()
+                for side in INPUTS
+            ]
+        )
+        self.assigned = True
+        log.info("attributing", partitions=sorted(self.parts))
+
+    def _gone(self, consumer: Consumer, _: list[TopicPartition]) -> None:
+        self.assigned = False
+        self._drop()
+        consumer.unassign()
+
+    def _drop(self) -> None:
+        for number, part in self.parts.items():
+            part.writer.close()
+            self._metrics.waiting_conversions.remove(str(number))
+            self._metrics.kept_touches.remove(str(number))
+        self.parts = {}
+
+    def _recover(self, looking: Consumer, number: int) -> Part:
+        settings, names = self._settings, self._settings.topics
+        writer = Writer(
+            settings.librdkafka(),
+            transactional_id=f"{settings.attributor_group}-{number}",
+            partition=number,
+            topics={"clicks": names.clicks, "dead_letters": names.dead_letters, "attribution": names.attribution},
+            timeout_s=TIMEOUT_S,
+            passing=self._passing,
+            transaction_timeout_s=TRANSACTION_S,
+        )
+        writer.initialise()  # 1
+        state = AttributionState(
+            number,
+            partitions=settings.partitions,
+            rules=self._rules,
+            topics=self._topics,
+            checkpoint=newest(looking, names.attribution, number),  # 2
+        )
+        self._passing("recovery.read")
+        for side, topic in self._topics.items():
+            self._look_at(side, topic, state, bounds(looking, topic, number, timeout_s=TIMEOUT_S))
+        self._export(number, state)
+        return Part(state, writer, WatermarkClock(state.attribution.watermark), dict(state.counts))
+
+    def _look_at(self, side: Input, topic: str, state: AttributionState, found: tuple[int, int]) -> None:
+        low, high = found
+        if high < state.settled[side]:
+            raise StateMismatchError(
+                f"{topic}-{state.number} ends at {high}, and what was attributed goes up to {state.settled[side]}: the topic was made anew. "
+                f"Make {self._settings.topics.attribution} anew, too, or use another prefix"
+            )
+        if low > state.positions[side] and state.settled[side] > 0:
+            lost = low - state.positions[side]
+            log.warning("retention deleted what was still needed", topic=topic, partition=state.number, records=lost)
+            self._metrics.lost_records.labels(topic=topic).inc(lost)
+        state.reached(side, low)
+
+    # -- records
+
+    def _fetch(self) -> None:
+        together: dict[tuple[Input, int], list[SimpleRecord]] = {}
+        ends: list[tuple[Input, int, int]] = []
+        for message in self._consumer.consume(FETCH, timeout=0.1):
+            error: KafkaError | None = message.error()
+            if error is None:
+                together.setdefault(self._place(message), []).append(of_message(message))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ends.append((*self._place(message), int(message.offset() or 0)))
+            elif error.fatal() or not _passes(error):
+                raise ReadError(f"{message.topic()}-{message.partition()}: {error.str()}")
+        for (side, number), records in together.items():
+            if number in self.parts:
+                self.parts[number].state.take(side, records)
+        for side, number, offset in ends:
+            if number in self.parts:
+                self.parts[number].state.reached(side, offset)
+
+    def _place(self, message: Any) -> tuple[Input, int]:
+        return self._sides[message.topic()], message.partition()
+
+    # -- checkpoints
+
+    def checkpoint(self) -> None:
+        """Give out what is due in every partition that is rebuilt."""
+        ready = {number: part for number, part in self.parts.items() if part.state.rebuilt}
+        self._ask(ready)
+        for number, part in ready.items():
+            state = part.state
+            largest = {AS[side]: state.largest_ts[side] for side in INPUTS}
+            messages = state.freeze(part.clock.next(largest, {AS[side]: part.ends[side] for side in part.ends}))
+            if not messages:
+                continue
+            began = monotonic()
+            part.writer.commit(messages)
+            self._metrics.checkpoint_seconds.observe(monotonic() - began)
+            self._metrics.checkpoints.labels(result="committed").inc()
+            for became, count in state.counts.items():
+                self._metrics.conversions.labels(outcome=became).inc(count - part.exported[became])
+            part.exported = dict(state.counts)
+            self._export(number, state)
+            self._beat()
+        self._follow(ready.values())
+
+    def _ask(self, parts: Mapping[int, Part]) -> None:
+        """Where every topic ends now. What is asked after everything was taken that had come is the truth for it."""
+        wanted = {TopicPartition(topic, number): side for number in parts for side, topic in self._topics.items()}
+        if not wanted:
+            return
+        self._answered += 1
+        asked = self._admin.list_offsets(
+            {tp: OffsetSpec.latest() for tp in wanted},  # type: ignore[no-untyped-call]
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=TIMEOUT_S,
+        )
+        for tp, answer in asked.items():
+            part, side = parts[tp.partition], self._sides[tp.topic]
+            at_end = part.state.positions[side] >= answer.result().offset
+            part.ends[side] = Answer(self._answered, at_end)
+
+    def _export(self, number: int, state: AttributionState) -> None:
+        self._metrics.waiting_conversions.labels(partition=str(number)).set(len(state.attribution.waiting))
+        self._metrics.kept_touches.labels(partition=str(number)).set(state.attribution.touches)
+
+    def _follow(self, parts: Iterable[Part]) -> None:
+        """The group's offsets, for lag monitors only."""
+        offsets = [
+            TopicPartition(self._topics[side], part.state.number, part.state.positions[side])
+            for part in parts
+            for side in INPUTS
+        ]
+        if offsets:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+
+
+def newest(consumer: Consumer, topic: str, partition: int) -> bytes | None:
+    """The last committed record of a partition, None if there is none: a compacted topic of one key keeps that."""
+    low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
+    back = 64
+    while high > low:
+        start = max(low, high - back)
+        found = [r for batch in read(consumer, topic, partition, start, None, timeout_s=TIMEOUT_S) for r in batch]
+        if found:
+            return found[-1].value
+        if start == low:
+            return None
+        back *= 64
+    return None
+
+
+def _consuming(settings: Settings) -> dict[str, Any]:
+    group, instance = settings.attributor_group, settings.instance_id
+    static = {} if instance is None else {"group.instance.id": f"{group}-{instance}"}
+    return (
+        settings.librdkafka()
+        | static
+        | {
+            "group.id": group,
+            "partition.assignment.strategy": "range",  # equal numbers of both topics meet in one worker
+            "session.timeout.ms": int(settings.session_timeout_s * 1000),
+            "heartbeat.interval.ms": int(min(3.0, settings.session_timeout_s / 4) * 1000),
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
+            "log_level": QUIET,
+        }
+    )
+
+
+def _passes(error: KafkaError) -> bool:
+    return error.retriable() or error.code() in (
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._MAX_POLL_EXCEEDED,
+    )
+
+
+FAILURES = (KafkaException, ReadError)
+"""What ends a session beside the errors of `streams.checkpoint`, and is no reason not to begin another."""
