@@ -18,6 +18,7 @@ from streams.conversions import Conversion, misplaced_reason, read_conversion
 from streams.dead_letters import letters
 from streams.decoded import Dead, Record
 from streams.events import CONTENT_TYPE, JSON, EventError, Outcome, encode
+from streams.horizon import CONVERSIONS, Horizon
 from streams.messages import Message
 from streams.touches import read_touch
 from streams.unit_numbers import unit_numbers
@@ -55,7 +56,7 @@ class AttributionState:
         self.attribution.counts.update(record.get("counts", {}))
         self.settled: dict[Input, int] = {side: record.get("offsets", {}).get(side, 0) for side in INPUTS}
         self.positions: dict[Input, int] = {side: record.get("oldest", {}).get(side, 0) for side in INPUTS}
-        self.largest_ts: dict[Input, int | None] = dict.fromkeys(INPUTS)
+        self.horizon = Horizon(partitions, self.attribution.watermark)
         self._waited = frozenset(unpack_places(record["waiting"]) if record else ())
         self._kinds = {policy: rule.kinds for policy, rule in rules.items()}
         self._frozen = (dict(self.settled), self.attribution.watermark) if record else None
@@ -89,12 +90,12 @@ class AttributionState:
     def _touch(self, records: Sequence[Record]) -> None:
         for record in records:
             try:
-                unit, touch = read_touch(record.value)
+                unit, source, touch = read_touch(record.value)
             except EventError as error:
                 if record.offset >= self.settled["touches"]:
                     self._dead.append(("touches", Dead(record, str(error))))
                 continue
-            self._seen_time("touches", touch.ts)
+            self.horizon.saw(source, touch.ts)
             self.attribution.touch(unit, touch, record.offset)
 
     def _convert(self, records: Sequence[Record]) -> None:
@@ -110,7 +111,7 @@ class AttributionState:
             if why_not is not None:
                 self._unusable(record, why_not)
                 continue
-            self._seen_time("conversions", event.ts)
+            self.horizon.saw(CONVERSIONS, event.ts)
             again = record.offset < self.settled["conversions"]
             self.attribution.convert(unit, event, record.offset, waited=self._waited if again else None)
 
@@ -120,18 +121,14 @@ class AttributionState:
             self._dead.append(("conversions", Dead(record, reason)))
             self.counts["dead"] += 1
 
-    def _seen_time(self, side: Input, ts: int) -> None:
-        before = self.largest_ts[side]
-        self.largest_ts[side] = ts if before is None else max(before, ts)
-
-    def freeze(self, watermark: int | None) -> list[Message]:
-        """Give out what is due at that watermark; returns what one transaction has to hold, nothing if nothing changed.
+    def freeze(self) -> list[Message]:
+        """Give out what is due at the horizon's watermark; returns what one transaction has to hold, nothing if nothing changed.
 
         Raises RuntimeError before the state is rebuilt.
         """
         if not self.rebuilt:
             raise RuntimeError(f"partition {self.number} was frozen before it was rebuilt: this is a bug")
-        given = self.attribution.advance(watermark)
+        given = self.attribution.advance(self.horizon.watermark)
         place = (dict(self.positions), self.attribution.watermark)
         if place == self._frozen and not given and not self._dead:
             return []

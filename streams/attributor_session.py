@@ -9,13 +9,14 @@ recovery:
    is there that the checkpoint included.
 
 A checkpoint is one transaction (`streams.checkpoint`): outcomes, dead letters and the record with the offsets that they include. So
-every conversion is given out once. Watermarks move on what the broker says is its end, open transactions of learners included.
+every conversion is given out once. What the watermark moves on is in `streams.horizon`: the ends of topics count open transactions in,
+and how far the learner has come are its group's offsets, which follow its commits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,11 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from streams.attribution_state import INPUTS, AttributionState, Input
 from streams.checkpoint import Writer
-from streams.cuts import Side
+from streams.horizon import Answers, Marks
 from streams.logs import get_logger
 from streams.reading import QUIET, ReadError, SimpleRecord, bounds, of_message, read, reader
 from streams.recovery import StateMismatchError
 from streams.rules import attribution_rules
-from streams.watermark import Answer, WatermarkClock
 
 if TYPE_CHECKING:
     from streams.failpoints import Pass
@@ -43,8 +43,6 @@ TIMEOUT_S = 10.0
 TRANSACTION_S = 10.0
 """After which the broker ends the transaction of a dead attributor: until then, nobody reads the clicks behind it."""
 FETCH = 2_000
-AS: dict[Input, Side] = {"touches": "impressions", "conversions": "clicks"}
-"""In whose place a topic stands for the watermark's clock."""
 
 
 @dataclass(slots=True)
@@ -53,9 +51,7 @@ class Part:
 
     state: AttributionState
     writer: Writer
-    clock: WatermarkClock
     exported: dict[str, int]
-    ends: dict[Input, Answer] = field(default_factory=dict)
 
 
 class Session:
@@ -79,7 +75,13 @@ class Session:
         names = settings.topics
         self._topics: dict[Input, str] = {"touches": names.touches, "conversions": names.conversions}
         self._sides: dict[str, Input] = {topic: side for side, topic in self._topics.items()}
-        self._answered = 0
+        self._inputs = {
+            number: ((names.impressions, number), (names.clicks, number)) for number in range(settings.partitions)
+        }
+        self._marks = self._no_marks()
+        self._learner = Consumer(
+            settings.librdkafka() | {"group.id": settings.learner_group, "log_level": QUIET}
+        )  # never joins
         self._admin = AdminClient(settings.librdkafka() | {"log_level": QUIET})
         self._consumer = Consumer(_consuming(settings))
 
@@ -88,6 +90,7 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._drop()
+        self._learner.close()
         self._consumer.close()
 
     def run(self) -> None:
@@ -133,8 +136,16 @@ class Session:
                 for side in INPUTS
             ]
         )
+        self._marks = self._no_marks()
         self.assigned = True
         log.info("attributing", partitions=sorted(self.parts))
+
+    def _no_marks(self) -> Marks:
+        return Marks(
+            self._inputs,
+            touches={number: (self._topics["touches"], number) for number in self.parts},
+            conversions={number: (self._topics["conversions"], number) for number in self.parts},
+        )
 
     def _gone(self, consumer: Consumer, _: list[TopicPartition]) -> None:
         self.assigned = False
@@ -171,7 +182,7 @@ class Session:
         for side, topic in self._topics.items():
             self._look_at(side, topic, state, bounds(looking, topic, number, timeout_s=TIMEOUT_S))
         self._export(number, state)
-        return Part(state, writer, WatermarkClock(state.attribution.watermark), dict(state.counts))
+        return Part(state, writer, dict(state.counts))
 
     def _look_at(self, side: Input, topic: str, state: AttributionState, found: tuple[int, int]) -> None:
         low, high = found
@@ -214,11 +225,11 @@ class Session:
     def checkpoint(self) -> None:
         """Give out what is due in every partition that is rebuilt."""
         ready = {number: part for number, part in self.parts.items() if part.state.rebuilt}
-        self._ask(ready)
+        if self.parts:
+            self._ask()
         for number, part in ready.items():
             state = part.state
-            largest = {AS[side]: state.largest_ts[side] for side in INPUTS}
-            messages = state.freeze(part.clock.next(largest, {AS[side]: part.ends[side] for side in part.ends}))
+            messages = state.freeze()
             if not messages:
                 continue
             began = monotonic()
@@ -232,21 +243,27 @@ class Session:
             self._beat()
         self._follow(ready.values())
 
-    def _ask(self, parts: Mapping[int, Part]) -> None:
-        """Where every topic ends now. What is asked after everything was taken that had come is the truth for it."""
-        wanted = {TopicPartition(topic, number): side for number in parts for side, topic in self._topics.items()}
-        if not wanted:
-            return
-        self._answered += 1
+    def _ask(self) -> None:
+        """Ask the brokers how far the learner has committed and, after that, where everything ends; set the marks."""
+        newest = {number: part.state.horizon.newest for number, part in self.parts.items()}
+        inputs = [TopicPartition(*key) for keys in self._inputs.values() for key in keys]
+        mine = [TopicPartition(topic, number) for number in self.parts for topic in self._topics.values()]
+        known = self._learner.committed(inputs, timeout=TIMEOUT_S)
         asked = self._admin.list_offsets(
-            {tp: OffsetSpec.latest() for tp in wanted},  # type: ignore[no-untyped-call]
+            {tp: OffsetSpec.latest() for tp in (*inputs, *mine)},  # type: ignore[no-untyped-call]
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=TIMEOUT_S,
         )
-        for tp, answer in asked.items():
-            part, side = parts[tp.partition], self._sides[tp.topic]
-            at_end = part.state.positions[side] >= answer.result().offset
-            part.ends[side] = Answer(self._answered, at_end)
+        answers = Answers(
+            read={(tp.topic, tp.partition): tp.offset for tp in known if tp.offset >= 0},
+            ends={(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()},
+        )
+        at = {
+            (topic, number): part.state.positions[side]
+            for number, part in self.parts.items()
+            for side, topic in self._topics.items()
+        }
+        self._marks.heard({number: part.state.horizon for number, part in self.parts.items()}, newest, answers, at)
 
     def _export(self, number: int, state: AttributionState) -> None:
         self._metrics.waiting_conversions.labels(partition=str(number)).set(len(state.attribution.waiting))

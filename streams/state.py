@@ -395,7 +395,11 @@ class PartitionState:
         rules = self.rules
         if rules.touch_kinds:
             yield from touches(
-                self._joined, kinds=rules.touch_kinds, windows=rules.windows, partitions=rules.touch_partitions
+                self._joined,
+                kinds=rules.touch_kinds,
+                windows=rules.windows,
+                partitions=rules.touch_partitions,
+                source=self.number,
             )
 
     def _checkpoint(self) -> Message:

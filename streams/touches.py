@@ -2,9 +2,9 @@
 
 A touch as a record of the topic `touches` (key: the unit's number, 16 hexadecimal digits)::
 
-    {"v":1,"unit":"9c1f...","policy":"front","decision_id":"d1","slot":"top","ts":1700000003000,"until":1700000600000}
+    {"v":1,"unit":"424f9f762c6cf2f0","source":3,"policy":"front","decision_id":"d1","slot":"top","ts":1700000003000,"until":1700000600000}
 
-``until`` is the time (excluded) up to which an outcome still counts for the decision: its impression's time and the window.
+``source`` is the learner's partition; ``until`` is the time (excluded) up to which an outcome still counts for the decision: its impression's time and the window.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Touch(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 class _Record(Touch, frozen=True, kw_only=True, gc=False):
     v: int
     unit: str
+    source: int
 
 
 _DECODE = msgspec.json.Decoder(_Record).decode
@@ -44,13 +45,15 @@ def touches(
     kinds: Mapping[str, frozenset[str]],
     windows: Mapping[str, Window],
     partitions: int,
+    source: int,
 ) -> Iterator[Message]:
-    """A record for each outcome that counted and touches a unit. ``kinds`` by policy, for those that attribute."""
+    """A record for each outcome that counted and touches a unit. ``kinds`` by policy, for those that attribute; ``source``: the learner's."""
     for row in joined:
         if row.unit and row.click.kind in kinds.get(row.policy, ()):
             touch = _Record(
                 v=VERSION,
                 unit=f"{row.unit:016x}",
+                source=source,
                 policy=row.policy,
                 decision_id=row.click.decision_id,
                 slot=row.click.slot,
@@ -63,10 +66,10 @@ def touches(
             )
 
 
-def read_touch(value: bytes | None) -> tuple[int, Touch]:
-    """A unit's number and a touch, from a record. Raises EventError if it is none."""
+def read_touch(value: bytes | None) -> tuple[int, int, Touch]:
+    """A unit's number, the learner's partition and a touch, from a record. Raises EventError if it is none."""
     try:
         record = _DECODE(value or b"")
-        return int(record.unit, 16), record
+        return int(record.unit, 16), record.source, record
     except (msgspec.MsgspecError, ValueError) as error:
         raise EventError(f"no touch: {error}") from error

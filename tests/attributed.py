@@ -12,6 +12,7 @@ from streams.attribution import Rule
 from streams.attribution_state import INPUTS, AttributionState, Input
 from streams.conversions import Conversion, encode_conversion
 from streams.events import Outcome
+from streams.horizon import CONVERSIONS
 from streams.messages import Message
 from streams.reading import SimpleRecord
 from streams.touches import Touch
@@ -62,7 +63,7 @@ def a_log(seed: int, count: int = 300) -> Log:
             touch = Touch(policy=policy, decision_id=decision, slot=rng.choice(["top", "side"]), ts=ts, until=until)
             log.touches.append((unit, touch))
             number = f"{int(unit_numbers([unit])[0]):016x}"
-            value = msgspec.json.encode({"v": 1, "unit": number} | msgspec.structs.asdict(touch))
+            value = msgspec.json.encode({"v": 1, "unit": number, "source": 0} | msgspec.structs.asdict(touch))
             timed["touches"].append((arrival, i, value))
         else:
             named = rng.random() < 0.2
@@ -159,9 +160,9 @@ def run(
     while True:
         state = state_class(0, partitions=1, rules=rules, topics=TOPICS, checkpoint=broker.checkpoint)
         try:
-            for watermark in _fetches(state, log, rng):
+            for _ in _fetches(state, log, rng):
                 if state.rebuilt:
-                    messages = state.freeze(watermark)
+                    messages = state.freeze()
                     if rng.random() < crashes / 2:
                         raise Crash  # before the commit
                     broker.commit(messages)
@@ -172,8 +173,8 @@ def run(
         return broker, dict(state.counts) | {"waiting": len(state.attribution.waiting)}
 
 
-def _fetches(state: AttributionState, log: Log, rng: random.Random) -> Iterator[int | None]:
-    """Take what there is in random batches of both topics; yields the watermark after each, at last a very late one."""
+def _fetches(state: AttributionState, log: Log, rng: random.Random) -> Iterator[None]:
+    """Take what there is in random batches of both topics; yields after each where a checkpoint may be, at last at a very late time."""
     left = {side: [r for r in log.records[side] if r.offset >= state.positions[side]] for side in INPUTS}
     while any(left.values()):
         side = rng.choice([side for side in INPUTS if left[side]])
@@ -181,8 +182,9 @@ def _fetches(state: AttributionState, log: Log, rng: random.Random) -> Iterator[
         state.take(side, left[side][:size])
         del left[side][:size]
         if rng.random() < 0.5:
-            times = [state.largest_ts[side] for side in INPUTS]
-            yield None if None in times else min(ts for ts in times if ts is not None)
+            yield
     for side in INPUTS:
         state.reached(side, 10_000)
-    yield 10**9
+    for source in (0, CONVERSIONS):
+        state.horizon.mark(source, 10**9)
+    yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,8 +87,9 @@ class ForgetsTheWaiting(AttributionState):
 class Hasty(AttributionState):
     """No grace: a conversion is given out at once."""
 
-    def freeze(self, watermark: int | None) -> Any:
-        return super().freeze(None if watermark is None else watermark + 2_000)
+    def __init__(self, *arguments: Any, rules: Any, **values: Any) -> None:
+        without = {policy: replace(rule, grace_ms=0) for policy, rule in rules.items()}
+        super().__init__(*arguments, rules=without, **values)
 
 
 @pytest.mark.parametrize("broken", [WaitsAgain, ForgetsTheTouches, ForgetsTheWaiting, Hasty])
@@ -192,7 +194,7 @@ def test_what_cannot_be_used_is_a_dead_letter(value: bytes | None, why: str) -> 
     state = AttributionState(0, partitions=1, rules={"front": rule()}, topics=TOPICS)
     good = encode_conversion(bought(5))
     state.take("conversions", [SimpleRecord(0, 1_000, b"u", value, []), SimpleRecord(1, 1_000, b"u", good, [])])
-    letters = [message for message in state.freeze(None) if message.topic == "dead_letters"]
+    letters = [message for message in state.freeze() if message.topic == "dead_letters"]
     assert len(letters) == 1
     assert letters[0].value == value
     reason = dict(letters[0].headers)["__connect.errors.exception.message"].decode()
@@ -210,7 +212,7 @@ def test_a_conversion_in_the_wrong_partition_is_told() -> None:
         for i, name in enumerate(names)
     ]
     state.take("conversions", records)
-    letters = [message for message in state.freeze(None) if message.topic == "dead_letters"]
+    letters = [message for message in state.freeze() if message.topic == "dead_letters"]
     assert 0 < len(letters) == 20 - len(state.attribution.waiting) < 20
     assert b"partitioner=murmur2_random" in dict(letters[0].headers)["__connect.errors.exception.message"]
 
@@ -219,7 +221,7 @@ def test_no_touch_is_told() -> None:
     """What is no touch in their topic is a dead letter, and no conversion is counted for it."""
     state = AttributionState(0, partitions=1, rules={"front": rule()}, topics=TOPICS)
     state.take("touches", [SimpleRecord(0, 1_000, b"", b"what", []), SimpleRecord(1, 1_000, b"", b'{"unit":"x"}', [])])
-    assert [message.topic for message in state.freeze(None)] == ["dead_letters", "dead_letters", "attribution"]
+    assert [message.topic for message in state.freeze()] == ["dead_letters", "dead_letters", "attribution"]
     assert sum(state.counts.values()) == 0
 
 
@@ -230,4 +232,4 @@ def test_freezing_before_the_rebuild_is_a_bug() -> None:
     state = AttributionState(0, partitions=1, rules=rules_of("last"), topics=TOPICS, checkpoint=broker.checkpoint)
     state.settled["touches"] += 1
     with pytest.raises(RuntimeError, match="this is a bug"):
-        state.freeze(None)
+        state.freeze()
