@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from streams.attribution_rules import attribution_rules
 from streams.attribution_state import INPUTS, AttributionState, Input
 from streams.checkpoint import Writer
 from streams.horizon import Answers, Marks
 from streams.logs import get_logger
 from streams.reading import QUIET, ReadError, SimpleRecord, bounds, of_message, read, reader
 from streams.recovery import StateMismatchError
-from streams.rules import attribution_rules
 
 if TYPE_CHECKING:
     from streams.failpoints import Pass
@@ -209,7 +209,7 @@ class Session:
             elif error.code() == KafkaError._PARTITION_EOF:
                 ends.append((*self._place(message), int(message.offset() or 0)))
             elif error.fatal() or not _passes(error):
-                raise ReadError(f"{message.topic()}-{message.partition()}: {error.str()}")
+                raise ReadError(f"{message.topic() or self._settings.attributor_group}: {error.str()}")
         for (side, number), records in together.items():
             if number in self.parts:
                 self.parts[number].state.take(side, records)

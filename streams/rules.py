@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.model import Model, make_model
-from streams.attribution import Rule
+from streams.attribution_rules import touch_kinds
 from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
@@ -35,30 +35,6 @@ def rules(settings: Settings) -> Rules:
         touch_partitions=settings.partitions,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
-
-
-def touch_kinds(settings: Settings) -> dict[str, frozenset[str]]:
-    """Of every policy that attributes, the kinds of outcomes that touch a unit."""
-    return {
-        name: frozenset(policy.attribution.touch_kinds)
-        for name, policy in settings.attributing.items()
-        if policy.attribution is not None
-    }
-
-
-def attribution_rules(settings: Settings) -> dict[str, Rule]:
-    """Of every policy that attributes, by which rule, in whole milliseconds."""
-    return {
-        name: Rule(
-            how=policy.attribution.rule,
-            window_ms=round(policy.attribution.window_s * 1000),
-            grace_ms=round(policy.attribution.grace_s * 1000),
-            keep_ms=round(policy.grace_s * 1000),
-            kinds=frozenset(policy.attribution.kinds),
-        )
-        for name, policy in settings.attributing.items()
-        if policy.attribution is not None
-    }
 
 
 def window(policy: PolicySettings) -> Window:

@@ -10,13 +10,16 @@ A touch as a record of the topic `touches` (key: the unit's number, 16 hexadecim
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from streams.events import VERSION, EventError
-from streams.join import Joined, Window
 from streams.messages import Message
 from streams.unit_numbers import partition_of
+
+if TYPE_CHECKING:
+    from streams.join import Joined, Window
 
 
 class Touch(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

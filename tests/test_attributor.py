@@ -229,7 +229,7 @@ DEATHS = (
 def test_deaths_at_every_step(both_brokers: str, prefix: str, tmp_path: Path) -> None:
     """An attributor that is killed at every step of a checkpoint and of a recovery gives every conversion out once."""
     story = a_story(2, 2_000)
-    with Loop(both_brokers, prefix, tmp_path, config("last"), partitions=PARTITIONS, session_timeout_s=3.0) as loop:
+    with Loop(both_brokers, prefix, tmp_path, config("last"), partitions=PARTITIONS) as loop:
         loop.start("one")
         load = Load(loop, story, seconds=25)
         for death in DEATHS:
