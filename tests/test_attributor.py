@@ -119,7 +119,7 @@ def counts(loop: Loop) -> Counter[str]:
 
 
 def wait_given(loop: Loop, conversions: int, strangers: int, timeout_s: float = 60.0) -> Counter[str]:
-    """Wait until every conversion but the last of each partition is given out, and the learner has counted what came of it."""
+    """Wait until every conversion but the last of each partition is given out."""
     until = time.monotonic() + timeout_s
     while True:
         found = counts(loop)
@@ -129,8 +129,15 @@ def wait_given(loop: Loop, conversions: int, strangers: int, timeout_s: float = 
             map(loop._tail, loop.starts)
         )
         time.sleep(0.3)
-    loop.wait_covered()
     return found
+
+
+def wait_joined(loop: Loop, rows: int, timeout_s: float = 30.0) -> None:
+    """Wait until the learner has counted so many: a transaction's end shows in one topic before it does in another."""
+    until = time.monotonic() + timeout_s
+    while len(joined(loop)) < rows and time.monotonic() < until:
+        time.sleep(0.3)
+    loop.wait_covered()
 
 
 def given(loop: Loop) -> Given:
@@ -164,6 +171,7 @@ def check(loop: Loop, story: Story, how: str) -> None:
     sent = sum(isinstance(event, Conversion) for event in story.events)
     found = wait_given(loop, sent, strangers)
     truth = expected(story.log, how, windows_ms={"front": BACK_MS}, kinds={"front": ["purchase"]})
+    wait_joined(loop, len(truth))
     assert given(loop) == truth
     assert joined(loop) == sorted(row[:3] for row in truth)
     assert found["attributed"] == len({row[2] for row in truth}) > 20
