@@ -10,6 +10,7 @@ A touch as a record of the topic `touches` (key: the unit's number, 16 hexadecim
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from sys import intern
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -73,6 +74,15 @@ def read_touch(value: bytes | None) -> tuple[int, int, Touch]:
     """A unit's number, the learner's partition and a touch, from a record. Raises EventError if it is none."""
     try:
         record = _DECODE(value or b"")
-        return int(record.unit, 16), record.source, record
+        unit = int(record.unit, 16)
     except (msgspec.MsgspecError, ValueError) as error:
         raise EventError(f"no touch: {error}") from error
+    touch = Touch(
+        policy=intern(record.policy),  # kept once, not once a touch
+        decision_id=record.decision_id,
+        slot=intern(record.slot),
+        ts=record.ts,
+        until=record.until,
+        token=record.token,
+    )
+    return unit, record.source, touch

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from streams.attributor_session import newest
 from streams.conversions import Conversion, encode_conversion
@@ -19,6 +18,7 @@ from streams.partition import partition_for
 from streams.reading import bounds, read, reader
 from streams.touches import Touch
 from tests.attributed import Given, Log, expected
+from tests.broker import why_no_apache_kafka
 from tests.loop import Loop
 
 PARTITIONS = 3
@@ -180,17 +180,22 @@ def check(loop: Loop, story: Story, how: str) -> None:
     assert found["late"] == found["dead"] == 0
 
 
-@pytest.mark.parametrize("how", ["last", "even"])
-def test_conversions_find_their_clicks(both_brokers: str, prefix: str, tmp_path: Path, how: str) -> None:
-    """From impressions, clicks and conversions to outcomes that the learner counts; one worker has all roles it needs."""
+def test_conversions_find_their_clicks(both_brokers: str, prefix: str, tmp_path: Path) -> None:
+    """From impressions, clicks and conversions to outcomes that the learner counts.
+
+    The attributor comes first and finds no touch: it waits for a learner that has not begun, five minutes of event time
+    behind.
+    """
     story = a_story(1, 1_500)
-    with Loop(both_brokers, prefix, tmp_path, config(how), partitions=PARTITIONS) as loop:
+    with Loop(both_brokers, prefix, tmp_path, config("first"), partitions=PARTITIONS) as loop:
         send(loop, story.events)
         loop.flush()
-        loop.start("one")
         loop.start("attributor", "attributor")
+        time.sleep(4)
+        assert counts(loop)["unattributed"] == 0
+        loop.start("one")
         loop.wait_covered()
-        check(loop, story, how)
+        check(loop, story, "first")
         loop.stop("attributor")
         loop.stop("one")
 
@@ -225,22 +230,22 @@ class Load:
 DEATHS = (
     "checkpoint.cut:3",
     "checkpoint.begun:4",
-    "checkpoint.produced:4",
-    "checkpoint.flushed:4",
     "checkpoint.committed:4",
     "recovery.initialised:2",
     "recovery.read:3",
-    "checkpoint.flushed:1",
 )
+DEATHS_IN_A_TRANSACTION = ("checkpoint.produced:4", "checkpoint.flushed:4", "checkpoint.flushed:1")
+"""The local broker still tells of an aborted transaction when a reader is past its end, and readers then skip the next one's records."""
 
 
-def test_deaths_at_every_step(both_brokers: str, prefix: str, tmp_path: Path) -> None:
+def test_deaths_at_every_step(bootstrap: str, prefix: str, tmp_path: Path) -> None:
     """An attributor that is killed at every step of a checkpoint and of a recovery gives every conversion out once."""
     story = a_story(2, 2_000)
-    with Loop(both_brokers, prefix, tmp_path, config("last"), partitions=PARTITIONS) as loop:
+    deaths = DEATHS if why_no_apache_kafka() else (*DEATHS, *DEATHS_IN_A_TRANSACTION)
+    with Loop(bootstrap, prefix, tmp_path, config("last"), partitions=PARTITIONS) as loop:
         loop.start("one")
         load = Load(loop, story, seconds=25)
-        for death in DEATHS:
+        for death in deaths:
             loop.start("attributor", "attributor", fail_at=death)
             loop.wait_dead("attributor")
         loop.start("attributor", "attributor")
