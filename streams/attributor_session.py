@@ -16,6 +16,7 @@ and how far the learner has come are its group's offsets, which follow its commi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 from time import monotonic
@@ -155,8 +156,13 @@ class Session:
     def _drop(self) -> None:
         for number, part in self.parts.items():
             part.writer.close()
-            self._metrics.waiting_conversions.remove(str(number))
-            self._metrics.kept_touches.remove(str(number))
+            for gauge in (
+                self._metrics.waiting_conversions,
+                self._metrics.kept_touches,
+                self._metrics.attribution_watermark,
+            ):
+                with suppress(KeyError):
+                    gauge.remove(str(number))
         self.parts = {}
 
     def _recover(self, looking: Consumer, number: int) -> Part:
@@ -236,9 +242,7 @@ class Session:
             part.writer.commit(messages)
             self._metrics.checkpoint_seconds.observe(monotonic() - began)
             self._metrics.checkpoints.labels(result="committed").inc()
-            for became, count in state.counts.items():
-                self._metrics.conversions.labels(outcome=became).inc(count - part.exported[became])
-            part.exported = dict(state.counts)
+            self._count(part)
             self._export(number, state)
             self._beat()
         self._follow(ready.values())
@@ -265,9 +269,19 @@ class Session:
         }
         self._marks.heard({number: part.state.horizon for number, part in self.parts.items()}, newest, answers, at)
 
+    def _count(self, part: Part) -> None:
+        more = {became: count - part.exported[became] for became, count in part.state.counts.items()}
+        for became, count in more.items():
+            self._metrics.conversions.labels(outcome=became).inc(count)
+        if more["dead"]:
+            self._metrics.dead_letters.labels(topic=self._topics["conversions"], reason="dead").inc(more["dead"])
+        part.exported = dict(part.state.counts)
+
     def _export(self, number: int, state: AttributionState) -> None:
         self._metrics.waiting_conversions.labels(partition=str(number)).set(len(state.attribution.waiting))
         self._metrics.kept_touches.labels(partition=str(number)).set(state.attribution.touches)
+        if state.attribution.watermark is not None:
+            self._metrics.attribution_watermark.labels(partition=str(number)).set(state.attribution.watermark / 1000)
 
     def _follow(self, parts: Iterable[Part]) -> None:
         """The group's offsets, for lag monitors only."""

@@ -132,6 +132,12 @@ class Metrics:
         self.kept_touches = Gauge(
             "clickloop_kept_touches", "Touches that a conversion may still go to.", ["partition"], registry=registry
         )
+        self.attribution_watermark = Gauge(
+            "clickloop_attribution_watermark_seconds",
+            "Event time up to which conversions, but for their grace, have been given out, since the epoch.",
+            ["partition"],
+            registry=registry,
+        )
 
     def _snapshots(self, registry: CollectorRegistry) -> None:
         self.snapshot_version = Gauge(

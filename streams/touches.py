@@ -2,7 +2,8 @@
 
 A touch as a record of the topic `touches` (key: the unit's number, 16 hexadecimal digits)::
 
-    {"v":1,"unit":"424f9f762c6cf2f0","source":3,"policy":"front","decision_id":"d1","slot":"top","ts":1700000003000,"until":1700000600000}
+    {"policy":"front","decision_id":"d1","slot":"top","ts":1700000003000,"until":1700000600000,
+     "v":1,"unit":"424f9f762c6cf2f0","source":3}
 
 ``source`` is the learner's partition; ``until`` is the time (excluded) up to which an outcome still counts for the decision: its impression's time and the window.
 """
