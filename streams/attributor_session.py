@@ -1,12 +1,7 @@
 """One membership of an attributor in its group: partitions come, are recovered, read, and checkpointed, until something fails.
 
-Whatever fails ends the session, and with it all that is not committed; the next one recovers from what the broker has. A partition's
-recovery:
-
-1. *Initialise* its transactional producer: this fences the predecessor and ends its open transaction.
-2. *Read* its newest checkpoint record.
-3. *Rebuild*: read touches and conversions again from the oldest offsets that are needed. Nothing is given out before everything
-   is there that the checkpoint included.
+Whatever fails ends the session, and with it all that is not committed; the next one recovers from what the broker has
+(streams/attributor_recovery.py).
 
 A checkpoint is one transaction (`streams.checkpoint`): outcomes, dead letters and the record with the offsets that they include. So
 every conversion is given out once. What the watermark moves on is in `streams.horizon`: the ends of topics count open transactions in,
@@ -27,22 +22,20 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from streams.attribution_rules import attribution_rules
 from streams.attribution_state import INPUTS, AttributionState, Input
-from streams.checkpoint import Writer
+from streams.attributor_recovery import TIMEOUT_S, recover
 from streams.horizon import Answers, Marks
 from streams.logs import get_logger
-from streams.reading import QUIET, ReadError, SimpleRecord, bounds, of_message, read, reader
+from streams.reading import QUIET, ReadError, SimpleRecord, of_message, reader
 from streams.recovery import StateMismatchError
 
 if TYPE_CHECKING:
+    from streams.checkpoint import Writer
     from streams.failpoints import Pass
     from streams.metrics import Metrics
     from streams.settings import Settings
 
 log = get_logger(__name__)
 
-TIMEOUT_S = 10.0
-TRANSACTION_S = 10.0
-"""After which the broker ends the transaction of a dead attributor: until then, nobody reads the clicks behind it."""
 FETCH = 2_000
 
 
@@ -166,42 +159,13 @@ class Session:
         self.parts = {}
 
     def _recover(self, looking: Consumer, number: int) -> Part:
-        settings, names = self._settings, self._settings.topics
-        writer = Writer(
-            settings.librdkafka(),
-            transactional_id=f"{settings.attributor_group}-{number}",
-            partition=number,
-            topics={"clicks": names.clicks, "dead_letters": names.dead_letters, "attribution": names.attribution},
-            timeout_s=TIMEOUT_S,
-            passing=self._passing,
-            transaction_timeout_s=TRANSACTION_S,
+        state, writer, lost = recover(
+            looking, number, settings=self._settings, rules=self._rules, topics=self._topics, passing=self._passing
         )
-        writer.initialise()  # 1
-        state = AttributionState(
-            number,
-            partitions=settings.partitions,
-            rules=self._rules,
-            topics=self._topics,
-            checkpoint=newest(looking, names.attribution, number),  # 2
-        )
-        self._passing("recovery.read")
-        for side, topic in self._topics.items():
-            self._look_at(side, topic, state, bounds(looking, topic, number, timeout_s=TIMEOUT_S))
+        for topic, records in lost.items():
+            self._metrics.lost_records.labels(topic=topic).inc(records)
         self._export(number, state)
         return Part(state, writer, dict(state.counts))
-
-    def _look_at(self, side: Input, topic: str, state: AttributionState, found: tuple[int, int]) -> None:
-        low, high = found
-        if high < state.settled[side]:
-            raise StateMismatchError(
-                f"{topic}-{state.number} ends at {high}, and what was attributed goes up to {state.settled[side]}: the topic was made anew. "
-                f"Make {self._settings.topics.attribution} anew, too, or use another prefix"
-            )
-        if low > state.positions[side] and state.settled[side] > 0:
-            lost = low - state.positions[side]
-            log.warning("retention deleted what was still needed", topic=topic, partition=state.number, records=lost)
-            self._metrics.lost_records.labels(topic=topic).inc(lost)
-        state.reached(side, low)
 
     # -- records
 
@@ -292,21 +256,6 @@ class Session:
         ]
         if offsets:
             self._consumer.commit(offsets=offsets, asynchronous=True)
-
-
-def newest(consumer: Consumer, topic: str, partition: int) -> bytes | None:
-    """The last committed record of a partition, None if there is none: a compacted topic of one key keeps that."""
-    low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
-    back = 64
-    while high > low:
-        start = max(low, high - back)
-        found = [r for batch in read(consumer, topic, partition, start, None, timeout_s=TIMEOUT_S) for r in batch]
-        if found:
-            return found[-1].value
-        if start == low:
-            return None
-        back *= 64
-    return None
 
 
 def _consuming(settings: Settings) -> dict[str, Any]:

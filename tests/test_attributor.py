@@ -11,14 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from streams.attributor_session import newest
+from streams.attributor_recovery import newest
 from streams.conversions import Conversion, encode_conversion
 from streams.events import Impression, Outcome
 from streams.partition import partition_for
 from streams.reading import bounds, read, reader
 from streams.touches import Touch
 from tests.attributed import Given, Log, expected
-from tests.broker import why_no_apache_kafka
+from tests.broker import ApacheKafka, why_no_apache_kafka
 from tests.loop import Loop
 
 PARTITIONS = 3
@@ -238,18 +238,33 @@ DEATHS_IN_A_TRANSACTION = ("checkpoint.produced:4", "checkpoint.flushed:4", "che
 """The local broker still tells of an aborted transaction when a reader is past its end, and readers then skip the next one's records."""
 
 
+def feed_until_dead(loop: Loop, name: str, left: list[Event], timeout_s: float = 60.0) -> None:
+    """Send what is left, a little at a time, as soon as the worker attributes; until it has died of what it was told to."""
+    until, log = time.monotonic() + timeout_s, loop.log_of(name)
+    before = log.read_text().count("attributing") if log.exists() else 0
+    while loop.runs(name):
+        assert time.monotonic() < until, loop._tail(name)
+        if log.read_text().count("attributing") > before:
+            send(loop, left[:15])
+            del left[:15]
+        time.sleep(0.1)
+    loop.wait_dead(name)
+
+
 def test_deaths_at_every_step(bootstrap: str, prefix: str, tmp_path: Path) -> None:
     """An attributor that is killed at every step of a checkpoint and of a recovery gives every conversion out once."""
     story = a_story(2, 2_000)
+    left = list(story.events)
     deaths = DEATHS if why_no_apache_kafka() else (*DEATHS, *DEATHS_IN_A_TRANSACTION)
     with Loop(bootstrap, prefix, tmp_path, config("last"), partitions=PARTITIONS) as loop:
         loop.start("one")
-        load = Load(loop, story, seconds=25)
         for death in deaths:
             loop.start("attributor", "attributor", fail_at=death)
-            loop.wait_dead("attributor")
+            feed_until_dead(loop, "attributor", left)
+        assert left, "the story was over before the last death"
         loop.start("attributor", "attributor")
-        load.join()
+        send(loop, left)
+        loop.flush()
         loop.wait_covered()
         check(loop, story, "last")
         loop.stop("attributor")
@@ -279,5 +294,23 @@ def test_workers_come_and_go(shared_apache_kafka: str, prefix: str, tmp_path: Pa
         load.join()
         loop.wait_covered()
         check(loop, story, "even")
+        loop.stop("first")
+        loop.stop("one")
+
+
+def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: str, tmp_path: Path) -> None:
+    """A broker crash under load costs nothing, and the attributor goes on by itself."""
+    story = a_story(4, 2_000, step_ms=20)
+    with Loop(apache_kafka.bootstrap, prefix, tmp_path, config("last"), partitions=PARTITIONS) as loop:
+        loop.start("one")
+        loop.start("first", "attributor")
+        load = Load(loop, story, seconds=20)
+        time.sleep(8)
+        apache_kafka.kill()
+        time.sleep(1)
+        apache_kafka.start()
+        load.join()
+        loop.wait_covered()
+        check(loop, story, "last")
         loop.stop("first")
         loop.stop("one")
