@@ -7,7 +7,7 @@ decided by the names. So the result does not depend on the order in which touche
 
 Time. A conversion is attributed when the watermark has reached its time + grace, the longest of the policies that may get it.
 It is ``late``, and nobody's, if it arrives when the watermark has reached its time + keep; up to then, every touch that it
-could go to is still there. Copies (the same conversion id) are ``duplicate`` as long as an earlier one is remembered, longest
+could go to is still there. Copies (the same unit and conversion id) are ``duplicate`` as long as an earlier one is remembered, longest
 window + keep after its own time. Every conversion is exactly one of attributed, unattributed, duplicate, late, dead, waiting.
 
 Both the touches that are remembered and the conversion ids are functions of (log, watermark). Which conversions wait is not,
@@ -32,7 +32,7 @@ BECAME = ("attributed", "unattributed", "duplicate", "late", "dead")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How a policy attributes conversions of these kinds; times in ms. ``keep_ms``: its impressions' own grace."""
+    """How a policy attributes conversions of these kinds; times in ms. ``keep_ms``: how long what is needed is kept beyond its time."""
 
     how: How
     window_ms: int
@@ -107,8 +107,8 @@ class Attribution:
         self.touches = 0
         self._touched: dict[int, list[tuple[int, Touch]]] = {}  # by unit, each with when it leaves
         self._leaving: list[tuple[int, int]] = []  # heap of (leaves, unit)
-        self._ids: dict[str, int] = {}  # conversion id: when it is forgotten
-        self._forgetting: list[tuple[int, str]] = []
+        self._ids: dict[tuple[int, str], int] = {}  # unit and conversion id: when they are forgotten
+        self._forgetting: list[tuple[int, tuple[int, str]]] = []
         self._waiting: list[tuple[int, int, int, Conversion]] = []  # heap of (due, offset, unit, conversion)
         self._touch_offsets = _Offsets()
         self._conversion_offsets = _Offsets()
@@ -128,14 +128,15 @@ class Attribution:
 
     def convert(self, unit: int, conversion: Conversion, offset: int, *, waited: Container[int] | None = None) -> None:
         """Let a conversion wait. ``waited``, in a rebuild: offsets of those that did; nothing is counted then."""
-        known = self._ids.get(conversion.conversion_id)
+        name = (unit, conversion.conversion_id)
+        known = name in self._ids
         forgotten = conversion.ts + self.copies_ms
         if not self._past(forgotten):
-            self._remember(conversion.conversion_id, forgotten, offset)
+            self._remember(name, forgotten, offset)
         if waited is not None:
             if offset in waited:
                 self._wait(unit, conversion, offset)
-        elif known is not None:
+        elif known:
             self.counts["duplicate"] += 1
         elif self._past(conversion.ts + self.keep_ms):
             self.counts["late"] += 1
@@ -171,11 +172,11 @@ class Attribution:
         grace_ms = max((self.rules[policy].grace_ms for policy in takers(conversion, self.rules)), default=0)
         heapq.heappush(self._waiting, (conversion.ts + grace_ms, offset, unit, conversion))
 
-    def _remember(self, conversion_id: str, forgotten: int, offset: int) -> None:
+    def _remember(self, name: tuple[int, str], forgotten: int, offset: int) -> None:
         self._conversion_offsets.add(offset, forgotten)
-        if forgotten > self._ids.get(conversion_id, -1):
-            self._ids[conversion_id] = forgotten
-            heapq.heappush(self._forgetting, (forgotten, conversion_id))
+        if forgotten > self._ids.get(name, -1):
+            self._ids[name] = forgotten
+            heapq.heappush(self._forgetting, (forgotten, name))
 
     def _forget(self) -> None:
         while self._leaving and self._past(self._leaving[0][0]):
@@ -187,9 +188,9 @@ class Attribution:
             else:
                 self._touched.pop(unit, None)
         while self._forgetting and self._past(self._forgetting[0][0]):
-            _, conversion_id = heapq.heappop(self._forgetting)
-            if conversion_id in self._ids and self._past(self._ids[conversion_id]):
-                del self._ids[conversion_id]
+            _, name = heapq.heappop(self._forgetting)
+            if name in self._ids and self._past(self._ids[name]):
+                del self._ids[name]
 
     def _past(self, ts: int) -> bool:
         return self.watermark is not None and ts <= self.watermark

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streams.attribution import Rule
+from streams.validation import AHEAD_MS
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -20,13 +21,17 @@ def touch_kinds(settings: Settings) -> dict[str, frozenset[str]]:
 
 
 def attribution_rules(settings: Settings) -> dict[str, Rule]:
-    """Of every policy that attributes, by which rule, in whole milliseconds."""
+    """Of every policy that attributes, by which rule, in whole milliseconds.
+
+    What is needed is kept for the grace of the policy's impressions and as long as a clock may be ahead: one that is moves the
+    watermark with it, and must not make late what others send.
+    """
     return {
         name: Rule(
             how=policy.attribution.rule,
             window_ms=round(policy.attribution.window_s * 1000),
             grace_ms=round(policy.attribution.grace_s * 1000),
-            keep_ms=round(policy.grace_s * 1000),
+            keep_ms=round(policy.grace_s * 1000) + AHEAD_MS,
             kinds=frozenset(policy.attribution.kinds),
         )
         for name, policy in settings.attributing.items()

@@ -306,7 +306,7 @@ class Join:
                     new * new - old * old,
                     chunk.flags.item(position),
                     old,
-                    0 if chunk.person is None else chunk.person.item(position),
+                    unit=0 if chunk.person is None else chunk.person.item(position),
                 )
             )
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from streams.validation import AHEAD_MS
+
 if TYPE_CHECKING:
     from streams.settings import Settings
 
@@ -93,10 +95,10 @@ def _of_attribution(settings: Settings) -> tuple[TopicSpec, ...]:
 
 
 def remembered_s(settings: Settings) -> float:
-    """Return the seconds of event time that touches and conversions are needed for: the longest attribution window and grace."""
+    """Return the seconds of event time that touches and conversions are needed for (`Rule.window_ms` and `keep_ms` at most)."""
     policies = settings.attributing.values()
     windows = [policy.attribution.window_s for policy in policies if policy.attribution is not None]
-    return max(windows, default=0.0) + max((policy.grace_s for policy in policies), default=0.0)
+    return max(windows, default=0.0) + max((policy.grace_s for policy in policies), default=0.0) + AHEAD_MS / 1000
 
 
 def leader_topic(settings: Settings) -> str:

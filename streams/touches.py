@@ -64,7 +64,6 @@ def touches(
                 slot=row.click.slot,
                 ts=row.click.ts,
                 until=row.impression_ts + windows[row.policy].window_ms,
-                token=getattr(row.click, "token", None),
             )
             yield Message(
                 "touches", touch.unit.encode(), msgspec.json.encode(touch), partition=partition_of(row.unit, partitions)

@@ -12,6 +12,7 @@ import pytest
 from streams.attribution import Attribution, Rule, outcomes
 from streams.attribution_state import AttributionState
 from streams.conversions import Conversion, encode_conversion
+from streams.events import Outcome
 from streams.reading import SimpleRecord
 from streams.touches import Touch
 from tests.attributed import TOPICS, a_log, expected, rules_of, run
@@ -133,6 +134,18 @@ def test_rules(how: str, shares: dict[str, float]) -> None:
         assert {o.decision_id: o.value for o in found} == shares
 
 
+def test_a_touchs_token_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where outcomes may carry their decision's token, what is attributed has that of its touch; one without has none."""
+
+    class Bearing(Outcome, frozen=True, kw_only=True):
+        token: str | None = None
+
+    monkeypatch.setattr("streams.attribution.Outcome", Bearing)
+    seen = [touch(410, "a", token="secret"), touch(420, "b")]
+    found: list[Any] = outcomes(bought(500), seen, {"front": rule("even")})
+    assert [(o.decision_id, o.token) for o in found] == [("a", "secret"), ("b", None)]
+
+
 def test_policies_share_a_conversion_or_are_named() -> None:
     """Without a policy the latest touch of any policy that attributes the kind gets it; with one, only that policy's."""
     rules = {"front": rule(), "side": rule(), "other": rule(kinds=frozenset({"lead"}))}
@@ -152,8 +165,9 @@ def test_late_and_duplicate_ones() -> None:
     state.convert(1, bought(549, "late"), 2)
     state.convert(1, bought(550, "in time"), 3)
     state.convert(1, bought(550, "late"), 4)
+    state.convert(2, bought(550), 5)  # another unit's, with an id that is taken
     assert state.advance(599) == []
-    assert state.counts == {"attributed": 1, "unattributed": 1, "duplicate": 2, "late": 1, "dead": 0}
+    assert state.counts == {"attributed": 1, "unattributed": 2, "duplicate": 2, "late": 1, "dead": 0}
 
 
 def test_memory_is_given_back() -> None:

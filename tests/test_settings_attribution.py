@@ -59,7 +59,7 @@ def test_rules_are_in_milliseconds() -> None:
     rules = attribution_rules(settings)
     assert set(rules) == {"front"} == set(touch_kinds(settings))
     found = rules["front"]
-    assert (found.how, found.window_ms, found.grace_ms, found.keep_ms) == ("last", 1_500, 250, 60_000)
+    assert (found.how, found.window_ms, found.grace_ms, found.keep_ms) == ("last", 1_500, 250, 360_000)
     assert touch_kinds(settings)["front"] == {"click", "view"}
 
 
@@ -71,7 +71,7 @@ def test_topics_are_made_where_a_policy_attributes() -> None:
     found = {spec.name: spec for spec in specs(Settings(partitions=7, policies={"front": day}))}
     assert set(found) - without == {"conversions", "touches", "attribution"}
     assert {found[name].partitions for name in ("conversions", "touches", "attribution")} == {7}
-    assert found["touches"].configs["retention.ms"] == str(2 * 86_460 * 1000)
+    assert found["touches"].configs["retention.ms"] == str(2 * (86_400 + 60 + 300) * 1000)
     assert found["attribution"].cleanup == "compact"
 
 
