@@ -60,6 +60,7 @@ class Session:
     ) -> None:
         self.parts: dict[int, Part] = {}
         self.assigned = False
+        self._generation = 0
         self._settings = settings
         self._metrics = metrics
         self._passing = passing
@@ -123,16 +124,20 @@ class Session:
             for number in sorted(numbers["touches"]):
                 self.parts[number] = self._recover(looking, number)
                 self._beat()
-        consumer.assign(
-            [
-                TopicPartition(self._topics[side], number, part.state.positions[side])
-                for number, part in self.parts.items()
-                for side in INPUTS
-            ]
-        )
+        self._read_on(consumer)
         self._marks = self._no_marks()
         self.assigned = True
+        self._generation += 1
         log.info("attributing", partitions=sorted(self.parts))
+
+    def _read_on(self, consumer: Consumer) -> None:
+        """Let everything flow from where the states are."""
+        positions = [
+            TopicPartition(self._topics[side], number, part.state.positions[side])
+            for number, part in self.parts.items()
+            for side in INPUTS
+        ]
+        consumer.assign(positions)
 
     def _no_marks(self) -> Marks:
         return Marks(
@@ -143,6 +148,7 @@ class Session:
 
     def _gone(self, consumer: Consumer, _: list[TopicPartition]) -> None:
         self.assigned = False
+        self._generation += 1
         self._drop()
         consumer.unassign()
 
@@ -172,7 +178,15 @@ class Session:
     def _fetch(self) -> None:
         together: dict[tuple[Input, int], list[SimpleRecord]] = {}
         ends: list[tuple[Input, int, int]] = []
-        for message in self._consumer.consume(FETCH, timeout=0.1):
+        generation = self._generation
+        messages = self._consumer.consume(FETCH, timeout=0.1)
+        if self._generation != generation:
+            if (
+                self.assigned
+            ):  # some of it may have been read for those who had the partitions before: again, from the states
+                self._read_on(self._consumer)
+            return
+        for message in messages:
             error: KafkaError | None = message.error()
             if error is None:
                 together.setdefault(self._place(message), []).append(of_message(message))

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from streams.touches import Touch
 from tests.attributed import Given, Log, expected
 from tests.broker import ApacheKafka, why_no_apache_kafka
 from tests.loop import Loop
+from tests.test_faults import wait_beyond
 
 PARTITIONS = 3
 WINDOW_MS, KEEP_S = 600_000, 1_200.0
@@ -200,6 +201,14 @@ def test_conversions_find_their_clicks(both_brokers: str, prefix: str, tmp_path:
         loop.stop("one")
 
 
+def wait_attributing(loop: Loop, name: str, timeout_s: float = 60.0) -> None:
+    """Wait until an attributor has its partitions."""
+    until = time.monotonic() + timeout_s
+    while "attributing" not in loop.log_of(name).read_text():
+        assert time.monotonic() < until, loop._tail(name)
+        time.sleep(0.2)
+
+
 @dataclass
 class Load:
     """A thread that sends a story in real time, many times faster than it was."""
@@ -279,8 +288,9 @@ def test_workers_come_and_go(shared_apache_kafka: str, prefix: str, tmp_path: Pa
     ) as loop:
         loop.start("one")
         loop.start("first", "attributor")
-        load = Load(loop, story, seconds=30)
-        time.sleep(6)
+        wait_attributing(loop, "first")
+        load = Load(loop, story, seconds=25)
+        time.sleep(2)
         loop.start("second", "attributor")
         time.sleep(5)
         loop.kill("first")
@@ -304,8 +314,11 @@ def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: s
     with Loop(apache_kafka.bootstrap, prefix, tmp_path, config("last"), partitions=PARTITIONS) as loop:
         loop.start("one")
         loop.start("first", "attributor")
-        load = Load(loop, story, seconds=20)
-        time.sleep(8)
+        send(loop, story.events[:100])
+        wait_beyond(loop, 0, 60)
+        wait_attributing(loop, "first")
+        load = Load(loop, replace(story, events=story.events[100:]), seconds=12)
+        time.sleep(3)
         apache_kafka.kill()
         time.sleep(1)
         apache_kafka.start()
