@@ -26,6 +26,7 @@ from policies.arms import showable
 from policies.decide import Kind, decide, law
 from policies.explain import explain
 from streams.contexts import vector
+from streams.conversions import Conversion
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
 from streams.outcomes import back_reason, default_id
@@ -425,6 +426,43 @@ class PolicyClient:
                 cost=cost,
                 of=of,
                 token=token,
+            ),
+            tag=tag,
+        )
+
+    def log_conversion(
+        self,
+        unit: str,
+        conversion_id: str,
+        kind: str,
+        value: float = 1.0,
+        ts: int | None = None,
+        *,
+        policy: str | None = None,
+        tag: object = None,
+    ) -> None:
+        """Queue something that a unit did, without saying after which decision: `attribution` of the policies decides that.
+
+        Args:
+            unit: as it was given to `decide`.
+            conversion_id: conversions with the same id count once.
+            kind: one of the `attribution.kinds` of a policy.
+            value: multiplied by the policy's worth of the kind.
+            ts: event time in ms UTC; None is now.
+            policy: the only one whose decisions may get it; None is any that attributes the kind.
+            tag: given back by `on_delivery`.
+
+        Raises:
+            QueueFull: it was not taken; the caller decides whether to try again.
+        """
+        self._producer.conversion(
+            Conversion(
+                unit=unit,
+                conversion_id=conversion_id,
+                kind=kind,
+                value=value,
+                ts=int(self._clock() * 1000) if ts is None else ts,
+                policy=policy,
             ),
             tag=tag,
         )

@@ -13,11 +13,14 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streams import logs
+from streams.attribution_rules import attribution_rules
+from streams.conversions import Conversion
 from streams.events import Outcome
 from streams.outcomes import TAKING_BACK, back_reason, default_id
+from streams.serve_conversions import conversion
 from streams.serve_desk import Desk, Job, Made, Reason
 from streams.serve_log import NoRoom
-from streams.serve_messages import Ask, BadRequest, asks, reports
+from streams.serve_messages import Ask, BadRequest, ConversionReport, asks, reports
 from streams.serve_once import Once, numbers
 from streams.serve_openapi import description
 from streams.serve_policies import policies
@@ -96,6 +99,7 @@ class Service:
         kept_s, most = settings.serve_idempotency_s, settings.serve_idempotency_keys
         self._once = Once(kept_s=kept_s, most=most, clock=time.monotonic)
         self._kinds = {kind for policy in settings.policies.values() for kind in policy.kinds}
+        self._attributed = {name: rule.kinds for name, rule in attribution_rules(settings).items()}
         self._description = _ENCODE(description())
         self._counters: dict[tuple[str, int], Any] = {}
         reasons = (None, *get_args(Reason))
@@ -232,8 +236,11 @@ class Service:
 
     async def _outcomes(self, call: Call) -> tuple[int, bytes]:
         now_ms = int(self._clock() * 1000)
-        events = []
+        events: list[Outcome | Conversion] = []
         for number, report in enumerate(reports(call.body)):
+            if isinstance(report, ConversionReport):
+                events.append(conversion(report, self._attributed, number=number, now_ms=now_ms))
+                continue
             if self._kinds and report.kind not in self._kinds and report.kind not in TAKING_BACK:
                 kinds = ", ".join(sorted(self._kinds))
                 raise BadRequest(

@@ -95,6 +95,17 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=F
     cost: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
 
 
+class ConversionReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What a unit did, reported as an outcome that names no decision; policies that attribute its kind find one. Without `ts` it is now."""
+
+    unit: Name
+    conversion_id: Name
+    kind: Name
+    value: Number = 1.0
+    ts: Time | None = None
+    policy: Name | None = None
+
+
 class Shown(Struct, frozen=True, kw_only=True, gc=False):
     """The arm of a slot. All three are null where no candidate was left for it."""
 
@@ -130,6 +141,11 @@ _REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Report)
 _MANY_REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     Annotated[list[Report], Meta(min_length=1, max_length=MOST_AT_ONCE)]
 )
+_CONVERSIONS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ConversionReport)
+_NAMES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MANY_RAW: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+)
 _PLACE = re.compile(r"`(\$[^`]*)`")
 
 
@@ -148,15 +164,32 @@ def asks(body: bytes) -> tuple[list[Ask], bool]:
     return (found if many else [found]), many
 
 
-def reports(body: bytes) -> list[Report]:
-    """The outcomes reported, one or many. Raises BadRequest.
+def reports(body: bytes) -> list[Report | ConversionReport]:
+    """The outcomes reported, one or many; those with a unit and no decision are conversions. Raises BadRequest.
 
     >>> reports(b'{"decision_id": "d1", "slot": "top"}')[0].kind
     'click'
+    >>> reports(b'{"unit": "u1", "conversion_id": "c1", "kind": "purchase"}')[0].unit
+    'u1'
     """
     many = _is_list(body)
+    if b'"unit"' in body:
+        return _mixed(body, many=many)
     found = _decoded(_MANY_REPORTS if many else _REPORTS, body)
     return list(found) if many else [found]
+
+
+def _mixed(body: bytes, *, many: bool) -> list[Report | ConversionReport]:
+    found: list[Report | ConversionReport] = []
+    raw = _decoded(_MANY_RAW, body) if many else [body]
+    for number, one in enumerate(raw):
+        try:
+            names = _decoded(_NAMES, bytes(one))
+            decoder = _CONVERSIONS if "unit" in names and "decision_id" not in names else _REPORTS
+            found.append(_decoded(decoder, bytes(one)))
+        except BadRequest as error:
+            raise BadRequest(f"outcome {number}: {error}" if many else str(error), status=error.status) from error
+    return found
 
 
 def _is_list(body: bytes) -> bool:
