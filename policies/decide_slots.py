@@ -62,6 +62,7 @@ def decide_slots(
     method: Method | None = None,
     draws: int = DRAWS,
     repeat: bool = False,
+    rows: Index | None = None,
 ) -> SlotDecision:
     """Fill K slots by a policy's snapshot.
 
@@ -73,6 +74,7 @@ def decide_slots(
         rng: advanced.
         terms, eligible, reserve: see `policies.offers.offer`, in the candidates' order.
         mode, method, draws, repeat: see `policies.allocation.allocate`.
+        rows: of the candidates in the snapshot's arrays, from `policies.decide.rows_of`, if they were looked up before.
 
     Raises:
         ValueError: no candidates or one twice, a context that does not fit, or terms that do not.
@@ -88,7 +90,8 @@ def decide_slots(
     >>> len(set(shown.arms)), [round(p, 4) for p in shown.propensity]
     (2, [0.3333, 0.3333])
     """
-    rows = rows_of(snapshot, candidates)
+    if rows is None and candidates is not snapshot.names:
+        rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
     mean, sd = expectations(snapshot, context, rows, slots=len(kappa))
     shown = allocate(
