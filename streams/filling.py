@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.decide import Kind
     from policies.snapshot import Snapshot
+    from policies.stack import Index
     from streams.terms import Plan
 
 NOTHING: Mapping[str, Any] = {}
@@ -141,7 +142,7 @@ class Filler:
         """As `fill`, for n requests that share slots and candidates: contexts (n, d) and a generator for each."""
         book, first = self._book(policy), places[0]
         one = len(first.slots) == 1 and not self.governs(policy, snapshot)
-        if len(places) == 1 or not isinstance(snapshot.stack, LinearStack) or snapshot.model == "logistic":
+        if not isinstance(snapshot.stack, LinearStack) or snapshot.model == "logistic":
             return [
                 self.fill(policy, snapshot, each, place, rng=rng)
                 for each, place, rng in zip(x, places, rngs, strict=True)
@@ -152,8 +153,7 @@ class Filler:
         check_contexts(snapshot, x, (len(places), snapshot.dimension))
         if one and len(plan.names) > MANY:
             return [_decided(snapshot, *each) for each in zip(x, places, rngs, strict=True)]
-        by_arm, sd_by_arm = snapshot.stack.scores(np.ascontiguousarray(x.T), plan.rows)
-        means, sds = np.ascontiguousarray(by_arm.T), np.ascontiguousarray(sd_by_arm.T)
+        means, sds = _scores(snapshot.stack, x, plan.rows)
         if one:
             return _one_each(snapshot, plan.names, means, sds, rngs)
         masks = [self._mask(policy, book, plan, place) for place in places] if plan.rules or plan.capped else None
@@ -223,6 +223,15 @@ class Filler:
     def _mask(self, policy: str, book: Book, plan: Plan, place: Place) -> Any:
         full = self.caps.full(policy, place.unit, now_ms=place.now_ms) if plan.capped else ()
         return book.mask(plan, place.slots, place.request, full)
+
+
+def _scores(stack: LinearStack, x: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+    """(n, N) means and standard deviations for contexts (n, d)."""
+    if len(x) == 1:
+        mean, sd = stack.scores(x[0], rows)
+        return mean[None], sd[None]
+    by_arm, sd_by_arm = stack.scores(np.ascontiguousarray(x.T), rows)
+    return np.ascontiguousarray(by_arm.T), np.ascontiguousarray(sd_by_arm.T)
 
 
 def _decided(snapshot: Snapshot, x: FloatArray, place: Place, rng: np.random.Generator) -> Filled:
