@@ -9,6 +9,7 @@ Arms are drawn from what is computed.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.matching import Arms, Mask
 
+
+MOST_STATES = 20_000
+"""Cases of what is gone that filling at random is summed over: a fifth of a second."""
 
 SAFE = 1e-3
 """Share of a sum down to which a difference from it is exact enough: its relative error is 1e-13."""
@@ -132,6 +136,9 @@ def _without_two(rest: FloatArray, held: FloatArray, R: FloatArray, first: Float
 def uniform(eligible: Mask) -> FloatArray:
     """(K, N) probability of each arm in each slot if slots are filled in turn from the eligible arms that are left.
 
+    Raises:
+        ValueError: the slots differ in so many ways that the sum would take too long.
+
     >>> uniform(np.array([[True, True], [False, True]])).tolist()
     [[0.5, 0.5], [0.0, 0.5]]
     """
@@ -145,6 +152,12 @@ def uniform(eligible: Mask) -> FloatArray:
         filled = np.arange(slots) < size
         return np.where(filled[:, None] & eligible, 1.0 / max(size, 1), 0.0)
     code, kind = np.unique(eligible, axis=1, return_inverse=True)
+    states = math.comb(code.shape[1] + slots - 2, slots - 1)
+    if states > MOST_STATES:
+        raise ValueError(
+            f"{slots} slots tell {code.shape[1]} kinds of arms apart, which makes up to {states} cases of what is gone, and "
+            f"{MOST_STATES} are computed: ask for fewer slots at once, or let rules tell fewer of them apart"
+        )
     sizes = np.bincount(kind.reshape(n), minlength=code.shape[1])
     chance = _uniform_of_kinds(tuple(map(tuple, code.T.tolist())), tuple(sizes.tolist()))
     out: FloatArray = np.array(chance)[:, kind.reshape(n)]

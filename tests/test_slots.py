@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,8 +94,8 @@ def test_what_must_not_be_shown_is_not_shown(
         explorer=explorer,
         rates=check(explorer, {"epsilon": 0.1}),
     )
-    for arm in seen:
-        filler.caps.shown("front", "u", arm, ts=1000)
+    for cap_arm in seen:
+        filler.caps.shown("front", "u", cap_arm, ts=1000)
     request = {} if country is None else {"country": country}
     place = Place(slots=tuple(slots), unit="u", request=request, now_ms=2000)
     rng = np.random.default_rng(seed)
@@ -152,7 +155,7 @@ def test_terms_change_what_is_shown() -> None:
     with client_of(settings_of(eligibility=[], caps={}, ads=ads)) as client:
         given_to(client, front(**greedy, allotment=Allotment(price={"spring": 9.0})))
         assert client.decide("front", X, slot="top").arm != best
-        last = min("abcd", key=lambda arm: arm == best)
+        last = min("abcd", key=lambda name: name == best)
         given_to(client, front(**greedy, allotment=Allotment(bonus={last: 9.0})))
         assert client.decide("front", X, slot="top").arm == last
         given_to(client, front(**greedy, allotment=Allotment(kappa={"side": 2.0})))
@@ -359,3 +362,17 @@ def test_a_list_is_decided_together_by_the_law_of_each() -> None:
             assert max(p) - min(p) < 1e-12
             share = sum(one["arm"] == arm for one in arms) / len(arms)
             assert share == pytest.approx(max(p), abs=5 * (max(p) / len(arms)) ** 0.5)
+
+
+def test_the_example_of_the_documentation_is_what_the_settings_take() -> None:
+    """docs/slots.md: its settings are accepted, and its request keeps the rule of the country."""
+    text = (Path(__file__).parents[1] / "docs" / "slots.md").read_text()
+    home = tomllib.loads(text.split("```toml")[1].split("```")[0])["policies"]["home"]
+    request = json.loads(text.split(" -d '")[1].split("'\n")[0])
+    with Serving(Kafka(None), policies={"home": home}) as serving:
+        answers = [serving.decide(request | {"request": {"country": land}}) for land in ("de", "fr") for _ in range(20)]
+    assert all(set(answer) >= {"decision_id", "slots", "unit"} for answer in answers)
+    shown = [{slot["arm"] for slot in answer["slots"]} for answer in answers]
+    assert any("ad-2" in arms for arms in shown[:20])
+    assert not any("ad-2" in arms for arms in shown[20:])
+    assert not any(answer["slots"][1]["arm"] == "ad-1" for answer in answers)
