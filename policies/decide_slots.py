@@ -17,7 +17,7 @@ from policies.beta_thompson import beta_moments
 from policies.decide import Kind, check_contexts, rows_of
 from policies.matching import EMPTY, Mask, Mode
 from policies.offers import NO_TERMS, Terms, offer
-from policies.stack import BetaStack
+from policies.stack import BetaStack, LinearStack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
     from policies.stack import Index
+
+
+BY_MEAN = frozenset({"epsilon-greedy", "softmax", "squarecb", "explore-first"})
+"""Explorers to which standard deviations say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +125,8 @@ def expectations(
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the expected reward: (N,), or (K, N) for contexts (K, d).
 
+    Linear arms under an explorer that goes by means alone have zeros for the standard deviations.
+
     Logistic arms, whose scores are logits, to first order: sigma(m) and sigma(m) (1 - sigma(m)) sd.
 
     Raises:
@@ -132,6 +138,9 @@ def expectations(
         return beta_moments(arms.a[which], arms.b[which])
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (slots, snapshot.dimension) if x.ndim == 2 else (snapshot.dimension,))
+    if isinstance(arms, LinearStack) and snapshot.explorer in BY_MEAN and snapshot.model != "logistic":
+        only = arms.means(x.T, rows).T
+        return only, np.zeros_like(only)
     mean, sd = arms.scores(np.ascontiguousarray(x.T), rows)
     mean, sd = mean.T, sd.T
     if snapshot.model == "logistic":

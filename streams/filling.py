@@ -14,7 +14,7 @@ import numpy as np
 
 from policies.allocation import allocate
 from policies.decide import MANY, check_contexts, decide
-from policies.decide_slots import decide_slots
+from policies.decide_slots import BY_MEAN, decide_slots
 from policies.explorers import Scores, explore
 from policies.matching import EMPTY
 from policies.offers import offer
@@ -153,7 +153,7 @@ class Filler:
         check_contexts(snapshot, x, (len(places), snapshot.dimension))
         if one and len(plan.names) > MANY:
             return [_decided(snapshot, *each) for each in zip(x, places, rngs, strict=True)]
-        means, sds = _scores(snapshot.stack, x, plan.rows)
+        means, sds = _scores(snapshot.stack, x, plan.rows, narrow=snapshot.explorer in BY_MEAN)
         if one:
             return _one_each(snapshot, plan.names, means, sds, rngs)
         masks = [self._mask(policy, book, plan, place) for place in places] if plan.rules or plan.capped else None
@@ -225,8 +225,11 @@ class Filler:
         return book.mask(plan, place.slots, place.request, full)
 
 
-def _scores(stack: LinearStack, x: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
-    """(n, N) means and standard deviations for contexts (n, d)."""
+def _scores(stack: LinearStack, x: FloatArray, rows: Index | None, *, narrow: bool) -> tuple[FloatArray, FloatArray]:
+    """(n, N) means and standard deviations for contexts (n, d); zeros for these if `narrow`."""
+    if narrow:
+        only = np.ascontiguousarray(stack.means(x.T, rows).T)
+        return only, np.zeros_like(only)
     if len(x) == 1:
         mean, sd = stack.scores(x[0], rows)
         return mean[None], sd[None]

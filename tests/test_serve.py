@@ -410,7 +410,7 @@ def test_a_bug_in_deciding_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("streams.filling.decide", broken)
+    monkeypatch.setattr("streams.filling._one_each", broken)
     with Serving(Kafka(snapshot(1))) as serving:
         status, _, answer = serving.call("POST", "/v1/decisions", ASK)
         assert (status, "bug" in answer["error"]) == (500, True)
