@@ -51,13 +51,23 @@ class BadRequest(ValueError):  # noqa: N818 - reads as what it says
 
 
 class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice."""
+    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice.
+
+    `context` is of the request, `contexts` has one for each slot; `request` is what eligibility rules compare.
+    """
 
     policy: Name
     slot: Name | UnsetType = UNSET
     slots: Slots | UnsetType = UNSET
     context: Annotated[list[Number], Meta(max_length=MOST_NUMBERS)] | UnsetType = UNSET
+    contexts: (
+        Annotated[
+            list[Annotated[list[Number], Meta(max_length=MOST_NUMBERS)]], Meta(min_length=1, max_length=MOST_SLOTS)
+        ]
+        | UnsetType
+    ) = UNSET
     features: dict[str, str | Number | bool | None] | UnsetType = UNSET
+    request: dict[str, str | Number | list[str | Number] | None] | UnsetType = UNSET
     candidates: Annotated[list[Name], Meta(min_length=1, max_length=MOST_CANDIDATES)] | None = None
     unit: Name | None = None
     decision_id: Name | None = None
@@ -119,7 +129,7 @@ class Shown(Struct, frozen=True, kw_only=True, gc=False):
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
 
-    `context` is there only where the service does not log impressions: who logs them needs what was decided from.
+    `context` (or `contexts`) is there only where the service does not log impressions: who logs them needs what was decided from.
     """
 
     decision_id: str
@@ -130,6 +140,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     slots: list[Shown]
     unit: str | UnsetType = UNSET
     context: list[float] | UnsetType = UNSET
+    contexts: list[list[float]] | UnsetType = UNSET
 
 
 Kind = TypeVar("Kind", Ask, Report)
