@@ -39,6 +39,10 @@ class Rows:
         x: (n, d) contexts as they entered the sums.
         reward: (n,) final rewards.
         age_ms: (n,) age of the first outcome that counted, -1 without one; None where the record does not tell.
+        group: (n,) code of who decided, see `policies.canary.CODES`; None where nobody asked for it, as the next three.
+        snapshot: (n,) version decided from, -1 for none.
+        propensity: (n,) as logged.
+        exact: (n,) whether that is exact.
     """
 
     arm: Sequence[str]
@@ -46,6 +50,10 @@ class Rows:
     x: npt.NDArray[np.floating]
     reward: FloatArray
     age_ms: IntArray | None = None
+    group: IntArray | None = None
+    snapshot: IntArray | None = None
+    propensity: FloatArray | None = None
+    exact: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,8 @@ from policies.sums import Effective, Model, RecordError, Sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from policies.canary import Canary
+
 __all__ = [
     "Arm",
     "BetaArm",
@@ -53,6 +55,7 @@ __all__ = [
     "decode_head",
     "encode_arm",
     "encode_head",
+    "exploring",
     "head_key",
     "records",
     "republish",
@@ -82,6 +85,8 @@ class Snapshot:
         checksum: CRC-32 over what the head and the arms say.
         paused: arms that are not to be shown.
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
+        canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
+        audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
     """
 
     policy: str
@@ -102,6 +107,18 @@ class Snapshot:
     checksum: int = 0
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    canary: Canary | None = None
+    audit_share: float = 0.0
+
+    @property
+    def splits(self) -> bool:
+        """Whether decisions are shared out, so that `policies.decide_split` makes them."""
+        return self.canary is not None or self.audit_share > 0.0
+
+    @cached_property
+    def candidate(self) -> Snapshot | None:
+        """The policy as the canary decides; None if there is none."""
+        return None if self.canary is None else exploring(self, self.canary.explorer, self.canary.rates)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -149,6 +166,14 @@ class Snapshot:
         return {name: arm for name, arm in self.arms.items() if arm.version == self.version}
 
 
+def exploring(snapshot: Snapshot, explorer: str, rates: Mapping[str, float]) -> Snapshot:
+    """The same arms with another explorer or other rates, sharing nothing out: what a canary decides from. It is not to be published."""
+    other = replace(snapshot, explorer=explorer, rates=dict(rates), canary=None, audit_share=0.0)
+    if not isinstance(snapshot.stack, BetaStack):  # which keeps laws that hold for its rates only
+        vars(other)["stack"] = snapshot.stack
+    return other
+
+
 def build(
     policy: str,
     *,
@@ -170,6 +195,8 @@ def build(
     read: Callable[[str, Sums], Effective] | None = None,
     paused: Sequence[str] = (),
     gone: Sequence[str] = (),
+    canary: Canary | None = None,
+    audit_share: float = 0.0,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -183,7 +210,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, canary, audit_share: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -228,6 +255,8 @@ def build(
             arms=arms,
             paused=tuple(paused),
             gone=tuple(gone),
+            canary=canary,
+            audit_share=audit_share,
         )
     )
 
@@ -262,7 +291,7 @@ def republish(
 ) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Which arms are not to be shown is of today: a budget that was spent since stays spent. Arms' records are written anew: compaction may have dropped those that the old head named.
+    Which arms are not to be shown is of today: a budget that was spent since stays spent. A canary is left out. Arms' records are written anew: compaction may have dropped those that the old head named.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -282,6 +311,7 @@ def republish(
             paused=tuple(paused),
             gone=tuple(gone),
             arms=arms,
+            canary=None,
         )
     )
 
@@ -319,6 +349,8 @@ def head_of(snapshot: Snapshot) -> Head:
         checksum=snapshot.checksum,
         paused=snapshot.paused,
         gone=snapshot.gone,
+        canary=snapshot.canary,
+        audit_share=snapshot.audit_share,
     )
 
 
@@ -374,4 +406,6 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         checksum=head.checksum,
         paused=head.paused,
         gone=head.gone,
+        canary=head.canary,
+        audit_share=head.audit_share,
     )

@@ -11,6 +11,8 @@ Head::
     arms          {arm: version of its record}
     checksum      CRC-32, below
     paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
+    canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
+    audit_share  of decisions drawn uniformly. Left out if 0
 
 Arm::
 
@@ -36,6 +38,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.canary import Canary
 from policies.explorers import check_known
 from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.records import from_bytes, to_bytes
@@ -156,6 +159,8 @@ class Head:
     checksum: int
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    canary: Canary | None = None
+    audit_share: float = 0.0
 
 
 class _Version(msgspec.Struct):
@@ -192,6 +197,8 @@ class _Head(msgspec.Struct):
     checksum: int
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    canary: Canary | None = None
+    audit_share: float = 0.0
 
 
 class _Arm(msgspec.Struct):
@@ -208,7 +215,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone")
+LATER = ("paused", "gone", "canary", "audit_share")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))
@@ -283,6 +290,8 @@ def decode_head(data: bytes) -> Head:
         raise RecordError(f"the head of policy {record.policy!r} has an impossible prior: {error}") from error
     try:
         check_known(record.explorer, record.rates)
+        if record.canary is not None:
+            check_known(record.canary.explorer, record.canary.rates)
     except ValueError as error:
         raise RecordError(
             f"the head of policy {record.policy!r} cannot be decided from: {error}; upgrade this reader if it is older"
