@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from policies.allotment import NO_ALLOTMENT, Allotment
 from policies.arm_features import prior_of
 from policies.arms import showable
 from policies.explorers import NO_RATES, check
@@ -85,6 +86,7 @@ class Snapshot:
         checksum: CRC-32 over what the head and the arms say.
         paused: arms that are not to be shown.
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
+        allotment: terms of slots and budgets.
         canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
         audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
     """
@@ -107,6 +109,7 @@ class Snapshot:
     checksum: int = 0
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    allotment: Allotment = NO_ALLOTMENT
     canary: Canary | None = None
     audit_share: float = 0.0
 
@@ -195,6 +198,7 @@ def build(
     read: Callable[[str, Sums], Effective] | None = None,
     paused: Sequence[str] = (),
     gone: Sequence[str] = (),
+    allotment: Allotment = NO_ALLOTMENT,
     canary: Canary | None = None,
     audit_share: float = 0.0,
 ) -> Snapshot:
@@ -210,7 +214,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, canary, audit_share: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -255,6 +259,7 @@ def build(
             arms=arms,
             paused=tuple(paused),
             gone=tuple(gone),
+            allotment=allotment,
             canary=canary,
             audit_share=audit_share,
         )
@@ -288,10 +293,11 @@ def republish(
     reasons: Sequence[str],
     paused: Sequence[str],
     gone: Sequence[str],
+    allotment: Allotment = NO_ALLOTMENT,
 ) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Which arms are not to be shown is of today: a budget that was spent since stays spent. A canary is left out. Arms' records are written anew: compaction may have dropped those that the old head named.
+    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. A canary is left out. Arms' records are written anew: compaction may have dropped those that the old head named.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -310,6 +316,7 @@ def republish(
             reasons=tuple(reasons),
             paused=tuple(paused),
             gone=tuple(gone),
+            allotment=allotment,
             arms=arms,
             canary=None,
         )
@@ -349,6 +356,7 @@ def head_of(snapshot: Snapshot) -> Head:
         checksum=snapshot.checksum,
         paused=snapshot.paused,
         gone=snapshot.gone,
+        allotment=snapshot.allotment,
         canary=snapshot.canary,
         audit_share=snapshot.audit_share,
     )
@@ -406,6 +414,7 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         checksum=head.checksum,
         paused=head.paused,
         gone=head.gone,
+        allotment=head.allotment,
         canary=head.canary,
         audit_share=head.audit_share,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,34 @@ def _concatenate(parts: list[Any], dtype: Any, dimension: int | None = None) -> 
         return np.zeros(0, dtype) if dimension is None else np.zeros((0, dimension), np.float64)
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+def positioned(
+    batch: Batch, gathered: Gathered, known: References, slots: Sequence[str], start: Mapping[str, float]
+) -> Batch:
+    """The batch with each context scaled by its slot's position effect: P(click) = kappa x^T theta (science: position-based model).
+
+    Args:
+        batch: of the gathered rows.
+        gathered: the rows.
+        known: references of the policy, which hold the effects of the versions that the impressions name.
+        slots: names of the slots.
+        start: effects of the settings.
+    """
+    groups, joined = gathered.impressions, gathered.joined
+    shown = known.kappa(
+        _concatenate([group.snapshot for group in groups], np.int64),
+        _concatenate([group.slot for group in groups], np.intp),
+        slots,
+        start,
+    )
+    rewarded = known.kappa(
+        np.array([row.snapshot for row in joined], np.int64),
+        np.array([row.slot for row in joined], np.intp),
+        slots,
+        start,
+    )
+    return replace(batch, x=batch.x * shown[:, None], reward_x=batch.reward_x * rewarded[:, None])
 
 
 def referred(batch: Batch, gathered: Gathered, known: References, *, linearised: bool, limit: float | None) -> Batch:

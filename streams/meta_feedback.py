@@ -128,11 +128,12 @@ def rows_of(columns: Mapping[str, Any], limit: float | None) -> Rows | None:
     learns = np.flatnonzero((columns["snapshot"] >= 0) | (columns["propensity"] < 1.0))
     if not len(learns):
         return None
-    age_ms = columns.get("age_ms")
+    age_ms, slot = columns.get("age_ms"), columns.get("slot")
     return Rows(
         arm=[columns["arm"][i] for i in learns.tolist()],
         ts=columns["impression_ts"][learns],
         x=clip_contexts(columns["context"][learns], limit),
         reward=columns["reward"][learns],
         age_ms=None if age_ms is None else age_ms[learns],
+        slot=None if slot is None else [slot[i] for i in learns.tolist()],
     )

@@ -131,6 +131,12 @@ class Metrics:
             ["policy"],
             registry=registry,
         )
+        self.position_effect = Gauge(
+            "clickloop_position_effect_ratio",
+            "Click rate of a slot against the first one's, as learned.",
+            ["policy", "slot"],
+            registry=registry,
+        )
         self.drift_alarms = Counter(
             "clickloop_drift_alarms_total",
             "Alarms that an arm's click rate has changed; the log names the arms.",

@@ -46,6 +46,7 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "names",
             "paused",
             "gone",
+            "allotment",
         )
     )
 

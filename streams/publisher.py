@@ -20,11 +20,11 @@ from functools import partial
 
 import structlog
 
+from policies.allotment import Allotment
 from policies.arms import Control, Roster, reasons, roster
 from policies.empirical_bayes import fit
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
-from policies.references import reference_of
 from policies.snapshot import Snapshot, build, republish
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.controls import Controls
@@ -149,6 +149,8 @@ class Publisher:
                 self._metrics.snapshot_version.remove(name)
                 self._metrics.snapshot_age.remove(name)
                 self._metrics.half_life.remove(name)
+                for slot in known.meta.effects:
+                    self._metrics.position_effect.remove(name, slot)
                 if known.meta.follows:
                     self._metrics.click_delay.remove(name)
 
@@ -268,8 +270,12 @@ class Publisher:
         if not standing.sums and known.snapshot is None:
             return
         told_of_arms = reasons(controls, known.snapshot, standing)
-        why = (*told_of_arms, *learned, *self._meta(known, standing.sums, place.now_ms))
+        fitted = self._meta(known, standing.sums, place.now_ms)
+        moved = known.meta.place_slots() if fitted else ()
+        why = (*told_of_arms, *learned, *fitted, *moved)
         self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
+        for slot, effect in known.meta.effects.items():
+            self._metrics.position_effect.labels(policy=name, slot=slot).set(effect)
         if known.prior is None:
             return
         known.meta.remember(by_name, known.prior, place.now_ms)
@@ -282,7 +288,7 @@ class Publisher:
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
             written = messages(snapshot, full=bool(why))
             if known.references is not None and why:
-                written[:0] = known.references.messages(reference_of(snapshot))
+                written[:0] = known.references.messages(known.references.of(snapshot))
             self._commit(known, writer, written)
             known.snapshot = snapshot
         known.taken_over = False
@@ -324,6 +330,7 @@ class Publisher:
             read=partial(known.meta.read, now_ms=place.now_ms),
             paused=standing.paused,
             gone=standing.gone,
+            allotment=Allotment(kappa=known.meta.effects),
         )
 
     def _control_held(self, name: str, known: Published, held: Snapshot, writer: Writer) -> None:
@@ -341,6 +348,7 @@ class Publisher:
             reasons=(*(why for why in held.reasons if why.startswith(HELD)), *reasons(controls, held, standing)),
             paused=standing.paused,
             gone=standing.gone,
+            allotment=held.allotment,
         )
         writer.commit(messages(snapshot, full=True))
         known.snapshot = snapshot

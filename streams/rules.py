@@ -29,6 +29,7 @@ def rules(settings: Settings) -> Rules:
         expire_ms={name: round(policy.expire_s * 1000) for name, policy in policies.items() if policy.expire_s},
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         referring=referring,
+        kappa={name: policy.kappa for name, policy in policies.items() if policy.positioned},
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 

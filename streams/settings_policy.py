@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationError,
@@ -19,6 +18,7 @@ from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
+from streams.settings_slots import SlotPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ Rate = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
 
-class PolicySettings(BaseModel):
+class PolicySettings(SlotPolicy):
     """How one policy learns and explores; frozen, and refused as a whole if a value makes no sense.
 
     >>> PolicySettings(dimension=8).window_s
@@ -247,6 +247,15 @@ class PolicySettings(BaseModel):
             raise ValueError(
                 f"huber = {self.huber} with model = {self.model!r}: its rewards lie between 0 and 1 and cannot be outliers; leave huber out, "
                 "or set model = 'linear', 'hybrid' or 'student'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _positions_fit(self) -> Self:
+        if self.positioned and self.model in ("logistic", "beta"):
+            raise ValueError(
+                f"model = {self.model!r} with position effects (positions = {self.positions!r}, {self.kappa}): they scale contexts, which this "
+                "model cannot take; set model = 'linear', 'hybrid' or 'student', or leave positions out"
             )
         return self
 

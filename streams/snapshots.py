@@ -116,6 +116,7 @@ def _republished(settings: Settings, policy: str, old: Snapshot | None, version:
             ),
             paused=newest.paused,
             gone=newest.gone,
+            allotment=newest.allotment,
         )
         writer.commit(messages(snapshot, full=True))
     finally:

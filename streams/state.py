@@ -26,7 +26,7 @@ from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
 from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
-from streams.gathered import Gathered, referred, to_batch
+from streams.gathered import Gathered, positioned, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
@@ -35,6 +35,7 @@ from streams.waiting import pack_places, unpack_places
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
 
 FLUSH_ROWS = 16_384
+NO_REFERENCES = References()
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """What the sums in one checkpoint take, unless a setting says otherwise."""
 
@@ -78,7 +79,7 @@ class Rules:
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
-    ``referring``, each with its limit of Huber's rule.
+    ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
     """
 
     decoder: Decoder
@@ -93,6 +94,7 @@ class Rules:
     blocks: Blocks = field(default_factory=Blocks)
     references: Lookup | None = None
     referring: Mapping[str, float | None] = field(default_factory=dict)
+    kappa: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -264,6 +266,9 @@ class PartitionState:
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
         references = self.rules.references if policy in self.rules.referring else None
+        if policy in self.rules.kappa:
+            known = NO_REFERENCES if references is None else references.of(policy)
+            batch = positioned(batch, gathered, known, self.rules.decoder.slots.list, self.rules.kappa[policy])
         if references is not None:
             known, limit = references.of(policy), self.rules.referring[policy]
             logistic = self.rules.models[policy].family == "logistic"

@@ -92,7 +92,7 @@ def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
         ({"model": "hybrid", "arm_features": {"a": [float("nan")]}}, ["arm_features.a.0 = nan", "finite"]),
         ({"model": "hybrid", "dimension": 2000, "arm_features": {"a": [1, 2]}}, ["arm_features has 2", "at most 1"]),
         ({"windows_s": 3}, ["policies.home.windows_s", "did you mean window_s"]),
-        ({"colour": 3}, ["there is no such setting", "known here: aggregate, alpha"]),
+        ({"colour": 3}, ["there is no such setting", "known here: ads, aggregate, allocation"]),
     ],
 )
 def test_impossible_policy_is_refused(policy: dict[str, object], parts: list[str]) -> None:

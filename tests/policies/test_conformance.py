@@ -36,6 +36,7 @@ ESTIMATORS = estimator_laws.SUBJECTS | log_subjects.SUBJECTS
 
 PLAIN = {
     "allocation",
+    "allotment",
     "arm_features",
     "arm_laws",
     "arms",
@@ -71,6 +72,7 @@ PLAIN = {
     "meta_state",
     "model",
     "offers",
+    "position_state",
     "posterior",
     "prior",
     "promotion",
