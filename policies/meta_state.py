@@ -41,7 +41,7 @@ class Rows:
         reward: (n,) final rewards.
         age_ms: (n,) age of the first outcome that counted, -1 without one; None where the record does not tell.
         slot: (n,) names; None where they do not matter.
-        group: (n,) code of who decided, see `policies.canary.CODES`; None where nobody asked for it, as the next three.
+        group: (n,) code of who decided, see `policies.canary.CODES`; None where no row tells.
         snapshot: (n,) version decided from, -1 for none.
         propensity: (n,) as logged.
         exact: (n,) whether that is exact.

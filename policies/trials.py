@@ -147,14 +147,15 @@ def judged_rows(
 
     Args:
         state: before these rows.
-        rows: with their groups, snapshots and propensities; older records have none, and tell nothing.
+        rows: with their snapshots and propensities, and groups where they have any.
         bounds: least and largest reward; what lies beyond is cut.
         audit_share: of decisions made at random.
         audited: which way propensities are audited; "both" where every arm is a candidate of every decision.
         least: the least propensity that an arm may have; None if it may be 0, and then arms are not tested for being shown too rarely.
     """
-    if rows.group is None or rows.snapshot is None or rows.propensity is None:
+    if rows.snapshot is None or rows.propensity is None:
         return state, ()
+    group = np.zeros(len(rows.reward), np.int64) if rows.group is None else rows.group
     audit = state.audit
     alarms: tuple[str, ...] = ()
     if audited != "off":
@@ -166,14 +167,14 @@ def judged_rows(
             least=least if audited == "both" else None,
         )
     if audit_share > 0.0:
-        told = rows.group > 0
-        drawn = rows.group[told] == CODES["random"]
+        told = group > 0
+        drawn = group[told] == CODES["random"]
         audit, more = share_audited(audit, "the random share", drawn, share=audit_share)
         alarms += more
     trying = state.trying
     if trying is not None:
-        ours = _of_test(trying, rows.group, rows.snapshot)
-        by_canary = rows.group[ours] == CODES["canary"]
+        ours = _of_test(trying, group, rows.snapshot)
+        by_canary = group[ours] == CODES["canary"]
         audit, more = share_audited(audit, f"candidate {trying.canary.number}", by_canary, share=trying.canary.share)
         alarms += more
         reward = np.clip((rows.reward[ours] - bounds[0]) / (bounds[1] - bounds[0]), 0.0, 1.0)

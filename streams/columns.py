@@ -8,8 +8,8 @@ both                      ``v`` 1, ``type`` "impression" or "outcome", ``n``, ``
                           ``slots`` [names], ``slot`` u4, ``ts`` i8 (ms UTC)
 impression                ``policy`` (one a batch), ``arms`` [names], ``arm`` u4, ``propensity`` f8,
                           ``snapshot`` i8 (-1: none), ``dimension``, ``dtype`` "<f4" or "<f8", ``context`` n*dimension values
-if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [n strings or null], which is read where a policy limits
-                          its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
+if any row has one        ``propensity_kind`` [n "estimate" or null], ``group`` [n names of groups or null], ``unit`` [n strings or null],
+                          which is read where a policy limits its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
                           the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
 ========================  ==========================================================================================
@@ -142,7 +142,7 @@ def _audited(events: Sequence[Impression]) -> dict[str, list[Any]]:
     """The optional columns that any row has something in."""
     columns = {
         name: [getattr(event, name) for event in events]
-        for name in ("candidates", "unit", "explore", "propensity_kind")
+        for name in ("candidates", "unit", "explore", "propensity_kind", "group")
     }
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 

@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from streams.columns import ImpressionColumns, OutcomeColumns, column
 from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules
-from streams.decoded import Dead, Names, Record, estimate_flags
+from streams.decoded import Dead, Names, Record, estimate_flags, group_flags
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.validation import Raw, dimension_reason, version_reason
 
 
 class _Columns(ImpressionColumns, frozen=True, kw_only=True):
     propensity_kind: list[Any] | None = None
+    group: list[Any] | None = None
 
 
 class _UnitColumns(_Columns, frozen=True, kw_only=True):
@@ -86,7 +87,7 @@ def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: 
     column(batch.context, batch.dtype, n * batch.dimension, "context")
     for name, dtype in (("ts", "<i8"), ("snapshot", "<i8"), ("propensity", "<f8")):
         column(getattr(batch, name), dtype, n, name)
-    for name in ("propensity_kind", "unit"):
+    for name in ("propensity_kind", "group", "unit"):
         values = getattr(batch, name, None)
         if values is not None and len(values) != n:
             raise EventError(f"column {name!r} has {len(values)} values, n is {n}")
@@ -104,6 +105,7 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: 
     sizes = np.array([part.batch.n for part in parts])
     n, source = int(sizes.sum()), np.repeat(np.arange(len(parts)), sizes)
     estimated = any(part.batch.propensity_kind for part in parts)
+    shared = any(part.batch.group for part in parts)
 
     def whole(name: str, of: str) -> Any:
         return np.frombuffer(b"".join([getattr(part.batch, name) for part in parts]), of)
@@ -121,7 +123,8 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: 
         propensity=whole("propensity", "<f8"),
         version=np.full(n, VERSION),
         x=whole("context", dtype).reshape(n, dimension) if dimension else np.zeros((n, 0), np.float32),
-        flags=estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8),
+        flags=(estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8))
+        | (group_flags(_named(parts, "group")) if shared else np.uint8(0)),
         unit=units,
     )
 

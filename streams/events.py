@@ -54,7 +54,8 @@ class EventError(ValueError):
 class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One decision that was shown. ``ts`` is event time, ms UTC; ``context`` has the policy's dimension, in any real unit.
 
-    ``propensity_kind`` is ``"estimate"`` where the propensity is a Monte Carlo estimate, absent where it is exact.
+    ``propensity_kind`` is ``"estimate"`` where the propensity is a Monte Carlo estimate, absent where it is exact. ``group`` says who
+    decided where a policy shares its decisions out (policies/canary.py); the propensity is the marginal one over the groups.
     """
 
     v: int = VERSION
@@ -70,6 +71,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unit: str | None = None
     explore: Any = None
     propensity_kind: Literal["estimate"] | None = None
+    group: Literal["incumbent", "canary", "random", "rest"] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
