@@ -118,10 +118,10 @@ def propensities_audited(
         arm: (n,) what was shown.
         propensity: (n,) as logged, above 0 and at most 1.
         least: the least propensity that any arm may have, where every arm is a candidate of every decision; None tests only whether
-            arms are shown too often.
+            arms are shown too often. A propensity below it counts as this.
 
     Raises:
-        ValueError: a propensity out of range, or below `least`.
+        ValueError: a propensity out of range.
 
     >>> lying = np.full(4000, 0.25)  # the arms are shown every other time
     >>> propensities_audited(Audit(), ["a", "b"] * 2000, lying)[1][0]
@@ -192,7 +192,8 @@ def _followed(audit: ArmAudit, at: FloatArray, inverse: FloatArray, least: float
     below, reached_below = np.tile(audit.below, (len(at), 1)), np.zeros(len(at), np.bool_)
     if least is not None and least < 1.0:
         bets = _L / (1.0 / least - 1.0)
-        below = _sums(audit.below, np.log1p(-bets * (inverse[:, None] - 1.0)) - np.log1p(bets))
+        cut = np.minimum(inverse, 1.0 / least)[:, None]
+        below = _sums(audit.below, np.log1p(-bets * (cut - 1.0)) - np.log1p(bets))
         reached_below = _averaged(below + rows[:, None] * np.log1p(bets)) >= needed
     reached_above = _averaged(above + rows[:, None] * np.log1p(-_L)) >= needed
     reached = np.flatnonzero(reached_above | reached_below)
@@ -243,5 +244,3 @@ def _check(propensity: FloatArray, least: float | None) -> None:
     if wrong.any():
         i = int(np.argmax(wrong))
         raise ValueError(f"propensity {i} is {propensity[i]}; must be above 0 and at most 1")
-    if least is not None and len(propensity) and propensity.min() < least * (1.0 - 1e-9):
-        raise ValueError(f"a propensity is {propensity.min()}, less than least = {least}: declare less, or None")

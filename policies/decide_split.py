@@ -96,6 +96,15 @@ def decide_split(
     ), group
 
 
+def split_key(decision_id: str, slot: str) -> str:
+    """What the group of a decision goes by: slots of one page are assigned each by itself, so that they are independent.
+
+    >>> split_key("d1", "top") != split_key("d1", "side")
+    True
+    """
+    return f"{decision_id}\0{slot}"
+
+
 def drawn_from(found: Laws, group: Group | None, u: float) -> tuple[int, float]:
     """The arm's place that u in [0, 1) draws for a group, and its marginal probability.
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from policies.meta_state import Rows
 
 Kind = Literal["propose", "promote", "rollback", "override", "freeze", "unfreeze"]
-Audited = Literal["off", "above", "both"]
 
 SHARE = 0.1
 """Of the decisions that a canary makes, unless it is told."""
@@ -141,7 +140,7 @@ def said(
 
 
 def judged_rows(
-    state: Trials, rows: Rows, *, bounds: tuple[float, float], audit_share: float, audited: Audited, least: float | None
+    state: Trials, rows: Rows, *, bounds: tuple[float, float], audit_share: float, audited: bool, least: float | None
 ) -> tuple[Trials, tuple[str, ...]]:
     """The state after one record of matured rows, and the alarms of audits in words.
 
@@ -150,21 +149,21 @@ def judged_rows(
         rows: with their snapshots and propensities, and groups where they have any.
         bounds: least and largest reward; what lies beyond is cut.
         audit_share: of decisions made at random.
-        audited: which way propensities are audited; "both" where every arm is a candidate of every decision.
-        least: the least propensity that an arm may have; None if it may be 0, and then arms are not tested for being shown too rarely.
+        audited: whether propensities are.
+        least: see `policies.audit.propensities_audited`.
     """
     if rows.snapshot is None or rows.propensity is None:
         return state, ()
     group = np.zeros(len(rows.reward), np.int64) if rows.group is None else rows.group
     audit = state.audit
     alarms: tuple[str, ...] = ()
-    if audited != "off":
+    if audited:
         exact = np.flatnonzero(rows.exact) if rows.exact is not None else np.arange(len(rows.reward))
         audit, alarms = propensities_audited(
             audit,
             [rows.arm[i] for i in exact.tolist()],
             rows.propensity[exact],
-            least=least if audited == "both" else None,
+            least=least,
         )
     if audit_share > 0.0:
         told = group > 0

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.arms import showable
-from policies.decide import Kind, decide, law
+from policies.decide import Kind, decide
+from policies.decide_split import decide_split, split_key, split_law
 from policies.explain import explain
 from streams.contexts import vector
 from streams.events import Codec, Impression, Outcome
@@ -33,6 +34,7 @@ from streams.producer import EventProducer
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from policies.canary import Group
     from policies.explain import Explanation
     from policies.features import Value
     from policies.snapshot import Snapshot
@@ -66,6 +68,7 @@ class Decision:
         probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
+        group: who decided where decisions are shared out (policies/canary.py); `propensity` and `probabilities` are marginal over it.
     """
 
     decision_id: str
@@ -81,6 +84,7 @@ class Decision:
     unit: str | None = None
     propensity_kind: Kind = "exact"
     reason: str | None = None
+    group: Group | None = None
 
 
 class PolicyClient:
@@ -217,9 +221,14 @@ class PolicyClient:
         x = self._vector(policy, context, snapshot)
         chances: FloatArray | None
         kind: Kind = "exact"
+        group: Group | None = None
+        named = self._new_id() if decision_id is None else decision_id
         reason = self._unusable(policy, snapshot, candidates, now_s)
         if snapshot is not None and reason is None:
-            choice = decide(snapshot, x, candidates, rng=self._rng)
+            if snapshot.splits:
+                choice, group = decide_split(snapshot, x, candidates, key=split_key(named, slot), rng=self._rng)
+            else:
+                choice = decide(snapshot, x, candidates, rng=self._rng)
             arm, propensity, version = choice.arm, choice.propensity, snapshot.version
             among, chances, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
@@ -227,7 +236,7 @@ class PolicyClient:
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
         return Decision(
-            decision_id=self._new_id() if decision_id is None else decision_id,
+            decision_id=named,
             policy=policy,
             slot=slot,
             arm=arm,
@@ -240,6 +249,7 @@ class PolicyClient:
             unit=unit,
             propensity_kind=kind,
             reason=reason,
+            group=group,
         )
 
     def propensities(
@@ -258,7 +268,7 @@ class PolicyClient:
         """
         snapshot = self._followed(policy)
         names = snapshot.names if candidates is None else tuple(candidates)
-        p = law(snapshot, self._vector(policy, context, snapshot), candidates)
+        p = split_law(snapshot, self._vector(policy, context, snapshot), candidates)
         return dict(zip(names, p.tolist(), strict=True))
 
     def explain(
@@ -351,6 +361,7 @@ class PolicyClient:
                 arm=decision.arm,
                 propensity=decision.propensity,
                 propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
+                group=decision.group,
                 context=_logged(decision.context, self._codec),
                 ts=decision.ts if ts is None else ts,
                 unit=decision.unit,

@@ -153,7 +153,7 @@ def group_flags(groups: Sequence[Any]) -> npt.NDArray[np.uint8]:
     if not any(groups):
         return np.zeros(len(groups), np.uint8)
     codes = [CODES.get(group, 0) if isinstance(group, str) else 0 for group in groups]
-    return np.array(codes, np.uint8) << GROUP_SHIFT
+    return np.array([code << GROUP_SHIFT for code in codes], np.uint8)
 
 
 def _mixed(h: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

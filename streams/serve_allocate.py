@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from policies.canary import group_of
 from policies.decide import MANY, check_contexts, law, many_of, rows_of
+from policies.decide_split import drawn_from, laws, split_key
 from policies.explorers import Scores, explore
 from policies.monte_carlo import draw_estimated
 from policies.stack import BetaStack, dof_of
@@ -20,15 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policies.batch import FloatArray
+    from policies.canary import Group
     from policies.snapshot import Snapshot
 
 
 class Drawn(NamedTuple):
-    """An arm by its place among the candidates, its probability, and whether that is an estimate."""
+    """An arm by its place among the candidates, its probability, whether that is an estimate, and who decided where it is shared out."""
 
     place: int
     propensity: float
     estimated: bool = False
+    group: Group | None = None
 
 
 def allocate(
@@ -66,6 +70,43 @@ def allocate(
     if dof is not None or (snapshot.explorer == "thompson" and len(names) > MANY):
         return [_each(snapshot, mean, sd, dof, one) for mean, sd, one in zip(means, sds, u, strict=True)]
     return _together(snapshot, means, sds, u)
+
+
+def allocate_split(
+    snapshot: Snapshot,
+    contexts: FloatArray,
+    candidates: Sequence[str] | None,
+    u: FloatArray,
+    *,
+    decision_ids: Sequence[str],
+    slots: Sequence[Sequence[str]],
+) -> list[list[Drawn]]:
+    """`allocate` where decisions are shared out: each slot is assigned by itself, and draws from its group's law over the arms left."""
+    whole = snapshot.names if candidates is None else tuple(candidates)
+    shown = tuple(snapshot.showable(candidates) or ()) if snapshot.hidden else whole
+    return [
+        _split(snapshot, x, whole, list(shown), numbers.tolist(), decision_id, places)
+        for x, numbers, decision_id, places in zip(contexts, u, decision_ids, slots, strict=True)
+    ]
+
+
+def _split(
+    snapshot: Snapshot,
+    x: FloatArray,
+    whole: Sequence[str],
+    left: list[str],
+    u: Sequence[float],
+    decision_id: str,
+    slots: Sequence[str],
+) -> list[Drawn]:
+    drawn = []
+    for one, slot in zip(u, slots, strict=True):
+        if not left:
+            break
+        group = group_of(split_key(decision_id, slot), snapshot.canary, snapshot.audit_share)
+        place, propensity = drawn_from(laws(snapshot, x, left), group, one)
+        drawn.append(Drawn(whole.index(left.pop(place)), propensity, group=group))
+    return drawn
 
 
 def uniform(among: int, u: FloatArray) -> list[Drawn]:

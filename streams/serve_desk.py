@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from policies.features import FeatureError
 from streams.client import Decision
-from streams.serve_allocate import Drawn, allocate, uniform
+from streams.serve_allocate import Drawn, allocate, allocate_split, uniform
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
 
@@ -88,6 +88,7 @@ class Made:
                 ts=self.ts,
                 unit=job.ask.unit,
                 propensity_kind="estimate" if one.estimated else "exact",
+                group=one.group,
             )
             for slot, one in zip(job.places, self.drawn, strict=False)
         ]
@@ -101,6 +102,7 @@ class Made:
                 arm=self.names[one.place],
                 propensity=one.propensity,
                 propensity_kind="estimate" if one.estimated else "exact",
+                group=UNSET if one.group is None else one.group,
             )
             for slot, one in zip(job.places, self.drawn, strict=False)
         ]
@@ -192,7 +194,7 @@ class Desk:
         try:
             if reason is None and snapshot is not None:
                 names, version = among or snapshot.names, snapshot.version
-                drawn = allocate(snapshot, np.array([job.x for job in jobs]), among, np.array([job.u for job in jobs]))
+                drawn = self._drawn(snapshot, among, jobs)
             else:
                 names = self._arms(policy, among, snapshot)
                 drawn = [uniform(len(names), job.u) for job in jobs]
@@ -203,6 +205,13 @@ class Desk:
             return
         for job, one in zip(jobs, drawn, strict=True):
             job.done(Made(job, names, one, version, reason, ts))
+
+    def _drawn(self, snapshot: Snapshot, among: tuple[str, ...] | None, jobs: list[Job]) -> list[list[Drawn]]:
+        x, u = np.array([job.x for job in jobs]), np.array([job.u for job in jobs])
+        if not snapshot.splits:
+            return allocate(snapshot, x, among, u)
+        ids, places = [job.decision_id for job in jobs], [job.places for job in jobs]
+        return allocate_split(snapshot, x, among, u, decision_ids=ids, slots=places)
 
     def _why_not(self, policy: str, snapshot: Snapshot | None, *, late: bool) -> Reason | None:
         if snapshot is None:

@@ -216,6 +216,7 @@ def impression(of: Decision) -> Impression:
         arm=of.arm,
         propensity=of.propensity,
         propensity_kind=None if of.propensity_kind == "exact" else of.propensity_kind,
+        group=of.group,
         context=of.context.tolist(),
         ts=of.ts,
         unit=of.unit,
@@ -237,4 +238,5 @@ def decision(of: Impression) -> Decision:
         ts=of.ts,
         unit=of.unit,
         propensity_kind="exact" if of.propensity_kind is None else of.propensity_kind,
+        group=of.group,
     )

@@ -85,12 +85,13 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=F
 
 
 class Shown(Struct, frozen=True, kw_only=True, gc=False):
-    """The arm of a slot. All three are null where no candidate was left for it."""
+    """The arm of a slot. All are null where no candidate was left for it; `group` is there where decisions are shared out."""
 
     slot: str
     arm: str | None
     propensity: float | None
     propensity_kind: str | None
+    group: str | UnsetType = UNSET
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):

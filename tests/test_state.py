@@ -155,7 +155,9 @@ def test_the_first_copy_counts_however_the_log_is_fetched() -> None:
 
 @pytest.mark.parametrize("codec", ["json", "msgpack", "columns"])
 @pytest.mark.parametrize("rebuilt", [False, True])
-def test_feedback_says_what_is_an_estimate_who_decided_and_how_old_the_first_outcome_was(codec: Codec, rebuilt: bool) -> None:
+def test_feedback_says_what_is_an_estimate_who_decided_and_how_old_the_first_outcome_was(
+    codec: Codec, rebuilt: bool
+) -> None:
     """In both kinds of rows, whatever the codec, and after a rebuild; outcomes outside the window have no age."""
     kinds = [None, "estimate", "estimate", None]
     groups = ["canary", None, "incumbent", "random"]

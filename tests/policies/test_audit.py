@@ -116,7 +116,7 @@ def test_shares_do_not_depend_on_batches() -> None:
 
 @pytest.mark.parametrize(
     ("p", "least", "message"),
-    [(0.0, None, "propensity 0 is 0.0"), (0.1, 0.2, "less than least"), (0.5, 0.0, "least = 0.0")],
+    [(0.0, None, "propensity 0 is 0.0"), (1.5, 0.2, "propensity 0 is 1.5"), (0.5, 0.0, "least = 0.0")],
 )
 def test_impossible_propensities_are_refused(p: float, least: float | None, message: str) -> None:
     """They would end the guarantee."""
