@@ -89,6 +89,7 @@ class Snapshot:
         allotment: terms of slots and budgets.
         canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
         audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
+        logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
     """
 
     policy: str
@@ -112,6 +113,8 @@ class Snapshot:
     allotment: Allotment = NO_ALLOTMENT
     canary: Canary | None = None
     audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
     @property
     def splits(self) -> bool:
@@ -201,6 +204,8 @@ def build(
     allotment: Allotment = NO_ALLOTMENT,
     canary: Canary | None = None,
     audit_share: float = 0.0,
+    logging: bool = False,
+    follows: str = "",
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -214,7 +219,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -262,6 +267,8 @@ def build(
             allotment=allotment,
             canary=canary,
             audit_share=audit_share,
+            logging=logging,
+            follows=follows,
         )
     )
 
@@ -359,6 +366,8 @@ def head_of(snapshot: Snapshot) -> Head:
         allotment=snapshot.allotment,
         canary=snapshot.canary,
         audit_share=snapshot.audit_share,
+        logging=snapshot.logging,
+        follows=snapshot.follows,
     )
 
 
@@ -417,4 +426,6 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         allotment=head.allotment,
         canary=head.canary,
         audit_share=head.audit_share,
+        logging=head.logging,
+        follows=head.follows,
     )

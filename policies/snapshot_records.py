@@ -14,6 +14,7 @@ Head::
     allotment     terms of slots and budgets (policies/allotment.py). Left out if empty
     canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
     audit_share   of decisions drawn uniformly. Left out if 0
+    logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
 
 Arm::
 
@@ -164,6 +165,8 @@ class Head:
     allotment: Allotment = NO_ALLOTMENT
     canary: Canary | None = None
     audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
 
 class _Version(msgspec.Struct):
@@ -203,6 +206,8 @@ class _Head(msgspec.Struct):
     allotment: dict[str, Any] = {}  # msgspec copies an empty dict for each instance
     canary: Canary | None = None
     audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
 
 class _Arm(msgspec.Struct):
@@ -219,7 +224,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment", "canary", "audit_share")
+LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))

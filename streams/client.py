@@ -29,6 +29,7 @@ from policies.explain import explain
 from streams.contexts import vector
 from streams.events import Codec, Impression, Outcome
 from streams.following import Follower
+from streams.modes import LOGGING, deciding, logs_only
 from streams.producer import EventProducer
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Decision:
     Attributes:
         propensity: the probability with which `arm` was drawn.
         propensity_kind: "exact", or "estimate" where so many arms could win that it was estimated without bias.
-        snapshot: version decided from, None for a fallback.
+        snapshot: version decided from, None for a fallback, or where another policy decided.
         context: (d,) as it was given.
         candidates: the K arms that could have been chosen.
         probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
@@ -217,7 +218,7 @@ class PolicyClient:
             ValueError: the context has another length or a number that is not finite; no candidate, or one twice.
         """
         now_s = self._clock()
-        snapshot = self._snapshots.get(policy)
+        snapshot = deciding(self._settings, policy, self._snapshots.get)
         x = self._vector(policy, context, snapshot)
         chances: FloatArray | None
         kind: Kind = "exact"
@@ -229,7 +230,8 @@ class PolicyClient:
                 choice, group = decide_split(snapshot, x, candidates, key=split_key(named, slot), rng=self._rng)
             else:
                 choice = decide(snapshot, x, candidates, rng=self._rng)
-            arm, propensity, version = choice.arm, choice.propensity, snapshot.version
+            arm, propensity = choice.arm, choice.propensity
+            version = snapshot.version if snapshot.policy == policy else None
             among, chances, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
             among = self._known_arms(policy, candidates, snapshot)
@@ -299,6 +301,8 @@ class PolicyClient:
         self, policy: str, snapshot: Snapshot | None, candidates: Sequence[str] | None, now_s: float
     ) -> str | None:
         """Why the snapshot cannot decide, None if it can."""
+        if logs_only(self._settings, policy, snapshot):
+            return LOGGING
         if snapshot is None:
             return f"policy {policy!r} has no snapshot"
         if self._too_old(snapshot, now_s):

@@ -42,7 +42,7 @@ class PolicyTrials:
     def __init__(self, name: str, policy: PolicySettings) -> None:
         self.name = name
         self.state = Trials()
-        self.alarms = 0
+        self._alarms = 0
         self._policy = policy
         self._settings = Exploring(explorer=policy.explorer, rates=policy.rates)
         self._bounds = reward_bounds(policy)
@@ -94,12 +94,17 @@ class PolicyTrials:
                 least=policy.audit_least or None,
             )
             for alarm in alarms:
-                self.alarms += 1
+                self._alarms += 1
                 self._told.append(f"alarm: {alarm}")
                 log.warning("an audit raised an alarm", policy=self.name, alarm=alarm)
             self._recent = _extended(self._recent, record.rows)
             self._moved = True
         self.state = replace(self.state, offsets={**self.state.offsets, record.partition: record.next_offset})
+
+    def new_alarms(self) -> int:
+        """Alarms since the last call."""
+        alarms, self._alarms = self._alarms, 0
+        return alarms
 
     def hear(self, words: Sequence[tuple[int, Word]], *, snapshot: Snapshot | None) -> tuple[str, ...]:
         """Heed words that were not heard yet, by their offsets, then the test's verdict. Returns what came of all, in words."""

@@ -50,6 +50,11 @@ def overrides(values: list[str]) -> tuple[str | None, dict[str, float]]:
 
 def say(settings: Settings, policy: str, word: Word) -> dict[str, Any]:
     """Write a word, if it makes sense as things stand; the publisher heeds it and tells in the history. Raises WordRefused."""
+    mode = settings.policies[policy].mode
+    if mode != "online" and word.kind in ("propose", "override"):
+        raise WordRefused(
+            f"policy {policy!r} has mode = {mode!r} and decides nothing that could be shared out; set it to 'online' first"
+        )
     state, _ = _read(settings, policy)
     by_settings = _exploring(settings, policy)
     for _, pending in read_words(settings).since(policy, state.heard):

@@ -49,6 +49,8 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "allotment",
             "canary",
             "audit_share",
+            "logging",
+            "follows",
         )
     )
 

@@ -181,6 +181,8 @@ class Publisher:
             for known in self._policies.values():
                 if known.trials.follows:
                     known.trials.judge(record)
+        for name, known in self._policies.items():
+            self._metrics.audit_alarms.labels(policy=name).inc(known.trials.new_alarms())
         for name, meta in following.items():
             alarms, rows, unscored = before[name]
             self._metrics.drift_alarms.labels(policy=name).inc(meta.alarms - alarms)
@@ -349,6 +351,8 @@ class Publisher:
             rates=known.trials.exploring.rates,
             canary=known.trials.canary,
             audit_share=known.settings.audit_share,
+            logging=known.settings.mode == "logging",
+            follows=known.settings.follows or "",
             reasons=reasons,
             encoder=known.model.encoder,
             watermark_ms=place.watermark_ms,

@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from policies.features import FeatureError
 from streams.client import Decision
+from streams.modes import deciding, logs_only
 from streams.serve_allocate import Drawn, allocate, allocate_split, uniform
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from policies.snapshot import Snapshot
     from streams.settings import Settings
 
-Reason = Literal["no snapshot", "stale", "deadline"]
+Reason = Literal["no snapshot", "stale", "deadline", "logging"]
 
 TOGETHER = 64
 """Jobs of one batch at most; larger ones gain little and make the first wait."""
@@ -188,12 +189,12 @@ class Desk:
         self._schedule()
 
     def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool) -> None:
-        snapshot, ts = self._source.snapshot(policy), int(self._clock() * 1000)
+        snapshot, ts = deciding(self._settings, policy, self._source.snapshot), int(self._clock() * 1000)
         reason = self._why_not(policy, snapshot, late=late)
         version: int | None = None
         try:
             if reason is None and snapshot is not None:
-                names, version = among or snapshot.names, snapshot.version
+                names, version = among or snapshot.names, snapshot.version if snapshot.policy == policy else None
                 drawn = self._drawn(snapshot, among, jobs)
             else:
                 names = self._arms(policy, among, snapshot)
@@ -214,12 +215,14 @@ class Desk:
         return allocate_split(snapshot, x, among, u, decision_ids=ids, slots=places)
 
     def _why_not(self, policy: str, snapshot: Snapshot | None, *, late: bool) -> Reason | None:
+        if logs_only(self._settings, policy, snapshot):
+            return "logging"
         if snapshot is None:
             return "no snapshot"
         known, most_s, age_s = (
             self._settings.policies.get(policy),
             self._settings.snapshot_max_age_s,
-            self._source.age_s(policy),
+            self._source.age_s(snapshot.policy),
         )
         if known is not None and known.fingerprint is not None and snapshot.encoder != known.fingerprint:
             return "no snapshot"  # none of these features

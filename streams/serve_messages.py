@@ -95,7 +95,7 @@ class Shown(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
-    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
+    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline", "logging"), null if it did not.
 
     `context` is there only where the service does not log impressions: who logs them needs what was decided from.
     """

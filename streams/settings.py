@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams import security
 from streams.failpoints import failpoints
+from streams.modes import check_follows
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
 from streams.settings_sources import check_files, layers, merge
@@ -192,6 +193,11 @@ class Settings(BaseSettings):
                 f"retention_s = {self.retention_s:g}: less than twice window_s + grace_s{limited} of policy {name!r}, {needed_s:g}: "
                 "impressions would be deleted that clicks still need; make it longer, leave it out, or shorten the window"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _apprentices_follow_who_decides(self) -> Self:
+        check_follows(self.policies)
         return self
 
     def topic(self, name: str) -> str:

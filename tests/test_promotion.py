@@ -241,7 +241,10 @@ def test_lost_rows_of_the_canary_raise_an_alarm(settings: Settings) -> None:
             world.step(before)
             judged_all(publisher, world)
         tick(publisher, 2)
-        assert state_of(publisher).audit.alarms >= 1
+        alarms = state_of(publisher).audit.alarms
+        assert alarms >= 1
+        sample = publisher._metrics.registry.get_sample_value
+        assert sample("clickloop_audit_alarms_total", {"policy": "front"}) == alarms
     assert any(one.startswith("alarm: candidate 1 got ") and "50.0% are meant" in one for one in reasons(settings))
 
 
