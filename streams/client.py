@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.arms import showable
-from policies.decide import Kind, decide, law
+from policies.decide import Kind, decide
+from policies.decide_split import decide_split, split_key, split_law
 from policies.explain import explain
 from streams.contexts import vector
 from streams.conversions import Conversion
@@ -37,6 +38,7 @@ from streams.drawing import OfThreads
 from streams.events import Codec, Impression, Outcome
 from streams.filling import NOTHING, Filler, Place
 from streams.following import Follower
+from streams.modes import LOGGING, deciding, logs_only
 from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
 from streams.token_issue import TokenDesk
@@ -44,6 +46,7 @@ from streams.token_issue import TokenDesk
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from policies.canary import Group
     from policies.explain import Explanation
     from policies.features import Value
     from policies.snapshot import Snapshot
@@ -78,13 +81,14 @@ class Decision:
     Attributes:
         propensity: the probability with which `arm` was drawn.
         propensity_kind: "exact", or "estimate" where so many arms could win that it was estimated without bias.
-        snapshot: version decided from, None for a fallback.
+        snapshot: version decided from, None for a fallback, or where another policy decided.
         context: (d,) as it was given; rounded to half precision where the policy has tokens.
         candidates: the K arms that could have been chosen.
         probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
         token: to send back with outcomes, so that they count after the impression is forgotten; None where the policy has none.
+        group: who decided where decisions are shared out (policies/canary.py); `propensity` and `probabilities` are marginal over it.
     """
 
     decision_id: str
@@ -101,6 +105,7 @@ class Decision:
     propensity_kind: Kind = "exact"
     reason: str | None = None
     token: str | None = None
+    group: Group | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,7 @@ class SlotsDecision:
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
         tokens: of each slot, None where it is empty or the policy has none; empty without any.
+        groups: who decided, where decisions are shared out, of the slot that tells it (policies/slots_split.py); empty else.
     """
 
     decision_id: str
@@ -135,6 +141,7 @@ class SlotsDecision:
     propensity_kind: Kind = "exact"
     reason: str | None = None
     tokens: tuple[str | None, ...] = ()
+    groups: tuple[Group | None, ...] = ()
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -157,7 +164,10 @@ class SlotsDecision:
             propensity_kind=self.propensity_kind,
             reason=self.reason,
             token=self.tokens[place] if self.tokens else None,
+            group=self.groups[place] if self.groups else None,
         )
+
+    group: Group | None = None
 
 
 class PolicyClient:
@@ -296,27 +306,33 @@ class PolicyClient:
             ValueError: the context has another length or a number that is not finite; no candidate, or one twice; a number or name that
                 has no place in a token.
         """
-        if request or self._filler.governs(policy, self._snapshots.get(policy)):
+        snapshot = deciding(self._settings, policy, self._snapshots.get)
+        if request or self._filler.governs(policy, snapshot):
             return self._alone(
                 self.decide_slots(
                     policy, context, candidates, slots=(slot,), unit=unit, request=request, decision_id=decision_id
                 )
             )
         now_s = self._clock()
-        snapshot = self._snapshots.get(policy)
         x = self._vector(policy, context, snapshot)
         chances: FloatArray | None
         kind: Kind = "exact"
+        group: Group | None = None
+        name, ts = self._new_id() if decision_id is None else decision_id, int(now_s * 1000)
         reason = self._unusable(policy, snapshot, candidates, now_s)
         if snapshot is not None and reason is None:
-            choice = decide(snapshot, x, candidates, rng=self._draws.mine())
-            arm, propensity, version = choice.arm, choice.propensity, snapshot.version
+            rng = self._draws.mine()
+            if snapshot.splits:
+                choice, group = decide_split(snapshot, x, candidates, key=split_key(name, slot), rng=rng)
+            else:
+                choice = decide(snapshot, x, candidates, rng=rng)
+            arm, propensity = choice.arm, choice.propensity
+            version = snapshot.version if snapshot.policy == policy else None
             among, chances, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
             among = self._known_arms(policy, candidates, snapshot)
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
-        name, ts = self._new_id() if decision_id is None else decision_id, int(now_s * 1000)
         token = self._tokens.token(
             policy,
             decision_id=name,
@@ -343,6 +359,7 @@ class PolicyClient:
             propensity_kind=kind,
             reason=reason,
             token=token,
+            group=group,
         )
 
     def decide_slots(
@@ -373,14 +390,16 @@ class PolicyClient:
             ValueError: no slot or one twice, a field that is not declared, or what `decide` refuses.
         """
         now_s = self._clock()
-        snapshot = self._snapshots.get(policy)
+        snapshot = deciding(self._settings, policy, self._snapshots.get)
         x = self._vector(policy, context, snapshot)
+        name = self._new_id() if decision_id is None else decision_id
         place = Place(
             slots=_distinct(slots),
             candidates=None if candidates is None else tuple(candidates),
             unit=unit,
             request=self._filler.request(policy, request),
             now_ms=int(now_s * 1000),
+            key=name,
         )
         reason = self._unusable(policy, snapshot, None, now_s)
         reason = None if reason == ALL_HIDDEN else reason
@@ -389,8 +408,8 @@ class PolicyClient:
             filled = self._filler.fill(policy, snapshot, x, place, rng=rng)
         else:
             filled = self._fill_back(policy, snapshot, place, rng)
-        name = self._new_id() if decision_id is None else decision_id
-        version = None if snapshot is None or reason is not None else snapshot.version
+        own = snapshot is not None and reason is None and snapshot.policy == policy
+        version = snapshot.version if snapshot is not None and own else None
         tokens = self._tokens.of_slots(
             policy,
             decision_id=name,
@@ -417,6 +436,7 @@ class PolicyClient:
             propensity_kind=filled.kind,
             reason=reason,
             tokens=tokens,
+            groups=filled.groups,
         )
 
     def _fill_back(self, policy: str, snapshot: Snapshot | None, place: Place, rng: np.random.Generator) -> Filled:
@@ -453,7 +473,7 @@ class PolicyClient:
         """
         snapshot = self._followed(policy)
         names = snapshot.names if candidates is None else tuple(candidates)
-        p = law(snapshot, self._vector(policy, context, snapshot), candidates)
+        p = split_law(snapshot, self._vector(policy, context, snapshot), candidates)
         return dict(zip(names, p.tolist(), strict=True))
 
     def explain(
@@ -484,6 +504,8 @@ class PolicyClient:
         self, policy: str, snapshot: Snapshot | None, candidates: Sequence[str] | None, now_s: float
     ) -> str | None:
         """Why the snapshot cannot decide, None if it can."""
+        if logs_only(self._settings, policy, snapshot):
+            return LOGGING
         if snapshot is None:
             return f"policy {policy!r} has no snapshot"
         if self._too_old(snapshot, now_s):
@@ -549,6 +571,7 @@ class PolicyClient:
                 arm=decision.arm,
                 propensity=decision.propensity,
                 propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
+                group=decision.group,
                 context=_logged(decision.context, self._codec),
                 ts=decision.ts if ts is None else ts,
                 unit=decision.unit,

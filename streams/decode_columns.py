@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from streams.columns import ImpressionColumns, OutcomeColumns, column
 from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules, with_units
-from streams.decoded import Dead, Names, Record, estimate_flags
+from streams.decoded import Dead, Names, Record, estimate_flags, group_flags
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.validation import Raw, dimension_reason, version_reason
 
@@ -19,6 +19,7 @@ from streams.validation import Raw, dimension_reason, version_reason
 class _Columns(ImpressionColumns, frozen=True, kw_only=True):
     propensity_kind: list[Any] | None = None
     cost: bytes | None = None
+    group: list[Any] | None = None
 
 
 class _UnitColumns(_Columns, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: 
         column(getattr(batch, name), dtype, n, name)
     if batch.cost is not None:
         column(batch.cost, "<f8", n, "cost")
-    for name in ("propensity_kind", "unit"):
+    for name in ("propensity_kind", "group", "unit"):
         values = getattr(batch, name, None)
         if values is not None and len(values) != n:
             raise EventError(f"column {name!r} has {len(values)} values, n is {n}")
@@ -113,6 +114,7 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
     sizes = np.array([part.batch.n for part in parts])
     n, source = int(sizes.sum()), np.repeat(np.arange(len(parts)), sizes)
     estimated = any(part.batch.propensity_kind for part in parts)
+    shared = any(part.batch.group for part in parts)
 
     def whole(name: str, of: str) -> Any:
         return np.frombuffer(b"".join([getattr(part.batch, name) for part in parts]), of)
@@ -130,7 +132,8 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
         propensity=whole("propensity", "<f8"),
         version=np.full(n, VERSION),
         x=whole("context", dtype).reshape(n, dimension) if dimension else np.zeros((n, 0), np.float32),
-        flags=estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8),
+        flags=(estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8))
+        | (group_flags(_named(parts, "group")) if shared else np.uint8(0)),
         unit=None,
         cost=np.concatenate([_costs(part.batch) for part in parts]) if any(part.batch.cost for part in parts) else None,
     )

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streams.decoded import Dead, Names, Record, estimate_flags
+from streams.decoded import Dead, Names, Record, estimate_flags, group_flags
 from streams.events import VERSION, Codec, EventError
 from streams.validation import Raw, dimension_reason
 
@@ -64,6 +64,7 @@ class _PackedImpressionRow(msgspec.Struct, gc=False):
     context: bytes | list[float] = b""
     snapshot: Int64 | None = None
     propensity_kind: Any = None
+    group: Any = None
     v: Int64 = VERSION
     cost: float | None = None
 
@@ -159,7 +160,7 @@ def _raw(
         propensity=np.array([row.propensity for row in rows], np.float64),
         version=np.array([row.v for row in rows], np.int64),
         x=_matrix([row.context for row in rows], dimension),
-        flags=estimate_flags([row.propensity_kind for row in rows]),
+        flags=estimate_flags([row.propensity_kind for row in rows]) | group_flags([row.group for row in rows]),
         unit=None,
         cost=_costs([row.cost for row in rows]),
     )

@@ -10,10 +10,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.canary import CODES
+
 ESTIMATE = 1
 """Flag of an impression: its propensity is an estimate."""
 LIMITED = 2
 """Flag of an impression: its unit had reached the policy's limit, so that it does not learn; the join sets it."""
+
+GROUP_SHIFT, GROUP_BITS = 4, 0x70
+"""Flags of an impression: the code of its group (policies/canary.py), 0 for none."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -162,6 +167,18 @@ def estimate_flags(kinds: Sequence[Any]) -> npt.NDArray[np.uint8]:
     if not any(kinds):
         return np.zeros(len(kinds), np.uint8)
     return np.array([ESTIMATE if kind and kind != "exact" else 0 for kind in kinds], np.uint8)
+
+
+def group_flags(groups: Sequence[Any]) -> npt.NDArray[np.uint8]:
+    """The bits of each group (n,); a group that is not known here is none, and its row tells nothing of any.
+
+    >>> (group_flags([None, "canary", "later"]) >> GROUP_SHIFT).tolist()
+    [0, 2, 0]
+    """
+    if not any(groups):
+        return np.zeros(len(groups), np.uint8)
+    codes = [CODES.get(group, 0) if isinstance(group, str) else 0 for group in groups]
+    return np.array([code << GROUP_SHIFT for code in codes], np.uint8)
 
 
 def _mixed(h: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

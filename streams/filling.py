@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,11 @@ import numpy as np
 from policies.allocation import allocate
 from policies.decide import MANY, check_contexts, decide
 from policies.decide_slots import BY_MEAN, decide_slots
+from policies.decide_split import decide_split, split_key
 from policies.explorers import Scores, explore
 from policies.matching import EMPTY
 from policies.offers import offer
+from policies.slots_split import decide_slots_split
 from policies.slots_together import allocate_together
 from policies.stack import LinearStack
 from streams.capping import CapBook
@@ -26,6 +29,7 @@ from streams.slot_plans import Book
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
+    from policies.canary import Group
     from policies.decide import Kind
     from policies.snapshot import Snapshot
     from policies.stack import Index
@@ -44,6 +48,7 @@ class Place:
         unit: who sees it, for caps; None if that is not known.
         request: fields for eligibility rules.
         now_ms: time of the decision, ms UTC.
+        key: the decision's id, by which a policy shares its decisions out.
     """
 
     slots: tuple[str, ...]
@@ -51,6 +56,7 @@ class Place:
     unit: str | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
     now_ms: int = 0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ class Filled:
         propensity: marginal probability of each; of an empty slot, that it stays empty.
         kind: of the propensities.
         probabilities: (K, N) of every candidate in every slot, None where they were not kept.
+        groups: who decided, where decisions are shared out, of the slots that tell it (policies/slots_split.py); else empty.
     """
 
     names: tuple[str, ...]
@@ -70,6 +77,7 @@ class Filled:
     propensity: tuple[float, ...]
     kind: Kind = "exact"
     probabilities: FloatArray | None = None
+    groups: tuple[Group | None, ...] = ()
 
 
 class Filler:
@@ -109,10 +117,10 @@ class Filler:
         plan = book.plan(snapshot, place.candidates)
         if not plan.names:
             return _empty(place)
-        found = decide_slots(
-            snapshot,
-            x,
-            plan.names,
+        page = partial(
+            decide_slots,
+            context=x,
+            candidates=plan.names,
             rows=plan.rows,
             kappa=book.kappa(snapshot, place.slots),
             rng=rng,
@@ -123,12 +131,18 @@ class Filler:
             repeat=book.repeat,
             swap_share=book.swap_share,
         )
+        groups: tuple[Group | None, ...] = ()
+        if snapshot.splits:
+            found, groups = decide_slots_split(snapshot, page, key=place.key)
+        else:
+            found = page(snapshot)
         return Filled(
             names=plan.names,
             arms=found.arms,
             propensity=found.propensity,
             kind=found.propensity_kind,
             probabilities=found.allocation.probabilities,
+            groups=groups,
         )
 
     def fill_together(
@@ -143,7 +157,8 @@ class Filler:
         """As `fill`, for n requests that share slots and candidates: contexts (n, d) and a generator for each."""
         book, first = self._book(policy), places[0]
         one = len(first.slots) == 1 and not self.governs(policy, snapshot)
-        alone = book.swap_share > 0.0 and len(first.slots) > 1  # what is swapped in needs the whole law
+        swaps = book.swap_share > 0.0 and len(first.slots) > 1
+        alone = swaps or snapshot.splits  # these need the whole law
         if alone or not isinstance(snapshot.stack, LinearStack) or snapshot.model == "logistic":
             return [
                 self.fill(policy, snapshot, each, place, rng=rng)
@@ -243,7 +258,13 @@ def _decided(snapshot: Snapshot, x: FloatArray, place: Place, rng: np.random.Gen
     """One slot by the policy's law alone."""
     if snapshot.hidden and not snapshot.showable(place.candidates):
         return _empty(place)
-    choice = decide(snapshot, x, place.candidates, rng=rng)
+    groups: tuple[Group | None, ...] = ()
+    if snapshot.splits:
+        key = split_key(place.key, place.slots[0])
+        choice, group = decide_split(snapshot, x, place.candidates, key=key, rng=rng)
+        groups = (group,)
+    else:
+        choice = decide(snapshot, x, place.candidates, rng=rng)
     p = choice.probabilities
     return Filled(
         names=choice.candidates,
@@ -251,6 +272,7 @@ def _decided(snapshot: Snapshot, x: FloatArray, place: Place, rng: np.random.Gen
         propensity=(choice.propensity,),
         kind=choice.propensity_kind,
         probabilities=None if p is None else p[None],
+        groups=groups,
     )
 
 

@@ -171,6 +171,12 @@ class Metrics:
             ["policy", "slot"],
             registry=registry,
         )
+        self.audit_alarms = Counter(
+            "clickloop_audit_alarms_total",
+            "Times that logged propensities or the share of a group were found false.",
+            ["policy"],
+            registry=registry,
+        )
         self.drift_alarms = Counter(
             "clickloop_drift_alarms_total",
             "Alarms that an arm's click rate has changed; the log names the arms.",

@@ -47,6 +47,10 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "paused",
             "gone",
             "allotment",
+            "canary",
+            "audit_share",
+            "logging",
+            "follows",
         )
     )
 

@@ -19,6 +19,7 @@ from msgspec import UNSET
 from policies.features import FeatureError
 from streams.client import Decision
 from streams.filling import NOTHING, Filled, Filler, Place
+from streams.modes import deciding, logs_only
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
 from streams.token_issue import TokenDesk
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from policies.snapshot import Snapshot
     from streams.settings import Settings
 
-Reason = Literal["no snapshot", "stale", "deadline"]
+Reason = Literal["no snapshot", "stale", "deadline", "logging"]
 
 TOGETHER = 64
 """Jobs of one batch at most; larger ones gain little and make the first wait."""
@@ -90,6 +91,7 @@ class Made:
                 ts=self.ts,
                 unit=job.ask.unit,
                 propensity_kind=filled.kind,
+                group=filled.groups[place] if filled.groups else None,
             )
             for place, (slot, arm, propensity) in enumerate(
                 zip(job.places, filled.arms, filled.propensity, strict=True)
@@ -100,6 +102,7 @@ class Made:
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
         job, kind = self.job, self.filled.kind
+        groups = self.filled.groups or (None,) * len(job.places)
         shown = [
             Shown(slot=slot, arm=None, propensity=None, propensity_kind=None)
             if arm is None
@@ -109,9 +112,10 @@ class Made:
                 propensity=propensity,
                 propensity_kind=kind,
                 token=UNSET if token is None else token,
+                group=UNSET if group is None else group,
             )
-            for slot, arm, propensity, token in zip(
-                job.places, self.filled.arms, self.filled.propensity, self.tokens, strict=True
+            for slot, arm, propensity, token, group in zip(
+                job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True
             )
         ]
         return Answer(
@@ -214,7 +218,7 @@ class Desk:
         self._schedule()
 
     def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool, shared: bool) -> None:
-        snapshot, ts = self._source.snapshot(policy), int(self._clock() * 1000)
+        snapshot, ts = deciding(self._settings, policy, self._source.snapshot), int(self._clock() * 1000)
         reason = self._why_not(policy, snapshot, late=late)
         version: int | None = None
         places = [
@@ -224,6 +228,7 @@ class Desk:
                 unit=job.ask.unit,
                 request=self.filler.request(policy, job.ask.request) if isinstance(job.ask.request, dict) else NOTHING,
                 now_ms=ts,
+                key=job.decision_id,
             )
             for job in jobs
         ]
@@ -235,10 +240,11 @@ class Desk:
                     for place, job in zip(places, jobs, strict=True)
                 ]
             elif shared:
-                version, x, rngs = snapshot.version, np.array([job.x for job in jobs]), [job.rng for job in jobs]
+                version = snapshot.version if snapshot.policy == policy else None
+                x, rngs = np.array([job.x for job in jobs]), [job.rng for job in jobs]
                 found = self.filler.fill_together(policy, snapshot, x, places, rngs=rngs)
             else:
-                version = snapshot.version
+                version = snapshot.version if snapshot.policy == policy else None
                 found = [
                     self.filler.fill(policy, snapshot, job.x, place, rng=job.rng)
                     for place, job in zip(places, jobs, strict=True)
@@ -270,12 +276,14 @@ class Desk:
         )
 
     def _why_not(self, policy: str, snapshot: Snapshot | None, *, late: bool) -> Reason | None:
+        if logs_only(self._settings, policy, snapshot):
+            return "logging"
         if snapshot is None:
             return "no snapshot"
         known, most_s, age_s = (
             self._settings.policies.get(policy),
             self._settings.snapshot_max_age_s,
-            self._source.age_s(policy),
+            self._source.age_s(snapshot.policy),
         )
         if known is not None and known.fingerprint is not None and snapshot.encoder != known.fingerprint:
             return "no snapshot"  # none of these features

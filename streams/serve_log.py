@@ -254,6 +254,7 @@ def impression(of: Decision) -> Impression:
         arm=of.arm,
         propensity=of.propensity,
         propensity_kind=None if of.propensity_kind == "exact" else of.propensity_kind,
+        group=of.group,
         context=of.context.tolist(),
         ts=of.ts,
         unit=of.unit,
@@ -275,4 +276,5 @@ def decision(of: Impression) -> Decision:
         ts=of.ts,
         unit=of.unit,
         propensity_kind="exact" if of.propensity_kind is None else of.propensity_kind,
+        group=of.group,
     )

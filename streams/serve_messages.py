@@ -117,17 +117,18 @@ class ConversionReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Shown(Struct, frozen=True, kw_only=True, gc=False):
-    """The arm of a slot. All three are null where no candidate was left for it."""
+    """The arm of a slot. All are null where no candidate was left for it; `group` is there where decisions are shared out."""
 
     slot: str
     arm: str | None
     propensity: float | None
     propensity_kind: str | None
     token: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
-    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
+    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline", "logging"), null if it did not.
 
     `context` (or `contexts`) is there only where the service does not log impressions: who logs them needs what was decided from.
     """

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams import security
 from streams.failpoints import failpoints
+from streams.modes import check_follows
 from streams.settings_attribution import rules_differ
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
@@ -228,6 +229,11 @@ class Settings(BaseSettings):
     def keys(self) -> Keys | None:
         """Keys of decision tokens; None if there are none."""
         return keys_of(self.token_keys, self.token_key)
+
+    @model_validator(mode="after")
+    def _apprentices_follow_who_decides(self) -> Self:
+        check_follows(self.policies)
+        return self
 
     def topic(self, name: str) -> str:
         """Return the full name of the topic `name`."""

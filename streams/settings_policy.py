@@ -127,6 +127,28 @@ class PolicySettings(SlotPolicy):
     first: Rate = Field(1000.0, description="impressions that explore-first shows at random before it is greedy")
     power: Rate = Field(1.0, description="power of the standard deviation that uncertainty goes by; 0 is uniform")
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
+    mode: Literal["online", "apprentice", "logging"] = Field(
+        "online",
+        description="who decides: the policy itself; the policy that it follows, while it learns beside it (apprentice); the fallback (logging)",
+    )
+    follows: str | None = Field(None, min_length=1, description="mode apprentice: the policy that decides")
+    audit_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of decisions drawn uniformly for ever and told apart, as a yardstick; its size is audited",
+    )
+    audit: bool = Field(
+        False,
+        description="whether logged propensities are audited: alarms where arms are shown more often than they say",
+    )
+    audit_least: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the least propensity of any arm, where every decision chooses among all arms: then the audit also finds arms shown "
+        "too rarely; 0 where some decisions have other candidates",
+    )
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
     encoder: str | None = Field(
@@ -272,6 +294,14 @@ class PolicySettings(SlotPolicy):
             raise ValueError(
                 f"intercept = {self.intercept}: must be below dimension = {self.dimension}; "
                 "name the index of the context's constant or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _apprentices_follow(self) -> Self:
+        if (self.mode == "apprentice") != (self.follows is not None):
+            raise ValueError(
+                f"mode = {self.mode!r} with follows = {self.follows!r}: an apprentice, and no other, follows a policy; give both or neither"
             )
         return self
 

@@ -37,6 +37,7 @@ LABELS = {
     "clickloop_ctr": {"policy"},
     "clickloop_half_life_seconds": {"policy"},
     "clickloop_position_effect_ratio": {"policy", "slot"},
+    "clickloop_audit_alarms": {"policy"},
     "clickloop_drift_alarms": {"policy"},
     "clickloop_click_delay_seconds": {"policy"},
     "clickloop_judged_rows": {"policy", "outcome"},

@@ -18,6 +18,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from policies.allotment import Allotment
+from policies.canary import Canary
 from policies.explorers import check
 from policies.snapshot import Snapshot
 from streams import topics
@@ -373,7 +374,8 @@ def test_a_list_is_decided_together_by_the_law_of_each() -> None:
     """Two thousand softmax decisions of two slots in one body: frequencies are the propensities."""
     made = front(explorer="softmax", rates=check("softmax", {"tau": 0.3, "epsilon": 0.1}))
     with Serving(Kafka(made)) as serving:
-        answers = [one for _ in range(2) for one in serving.decide([ASK_TWO] * 1000)]
+        body = [ASK_TWO | {"deadline_ms": 10_000}] * 1000
+        answers = [one for _ in range(2) for one in serving.decide(body)]
     for slot in range(2):
         arms = [answer["slots"][slot] for answer in answers]
         for arm in "abcd":
@@ -395,3 +397,46 @@ def test_the_example_of_the_documentation_is_what_the_settings_take() -> None:
     assert any("ad-2" in arms for arms in shown[:20])
     assert not any("ad-2" in arms for arms in shown[20:])
     assert not any(answer["slots"][1]["arm"] == "ad-1" for answer in answers)
+
+
+@pytest.mark.parametrize("terms", [False, True], ids=["plain", "terms"])
+@pytest.mark.parametrize("slots", [TWO, ("top",)], ids=["page", "slot"])
+def test_a_policy_that_shares_its_decisions_out_logs_what_is_marginal_over_the_groups(
+    terms: bool, slots: tuple[str, ...]
+) -> None:
+    """A canary decides 30% of the pages by another law, 20% are random: frequencies are the logged propensities, one slot tells the group."""
+    canary = Canary(number=1, share=0.3, salt="s", explorer="ucb", rates=check("ucb", {"epsilon": 0.0}))
+    made = front(explorer="thompson", rates=check("thompson", {"epsilon": 0.0}), canary=canary, audit_share=0.2)
+    settings = (
+        settings_of(ads={"d": {"value": 2.0}}, caps={}, budgets={}, eligibility=[], reserve=None)
+        if terms
+        else Settings(bootstrap=NOBODY)
+    )
+    draws = 3_000
+    groups: list[str | None] = []
+    shown, expected = np.zeros((len(slots), 4)), np.zeros((len(slots), 4))
+    with client_of(settings, rng=np.random.default_rng(7)) as client:
+        given_to(client, made)
+        for number in range(draws):
+            found = client.decide_slots("front", X, slots=slots, decision_id=f"d{number}")
+            assert found.probabilities is not None
+            expected += found.probabilities
+            told = [one.group for one in found.decisions if one.group is not None]
+            assert len(told) == 1
+            groups += told
+            for slot, arm in enumerate(found.arms):
+                if arm is not None:
+                    shown[slot, found.candidates.index(arm)] += 1.0
+    sd = np.sqrt(np.maximum(expected * (1.0 - expected / draws), 1.0))
+    assert (np.abs(shown - expected) < 5.0 * sd).all()
+    assert [groups.count(name) / draws for name in ("random", "canary")] == pytest.approx([0.2, 0.8 * 0.3], abs=0.03)
+    assert (shown[0] > 0.02 * draws).all()  # the share at random shows all
+
+
+def test_the_service_shares_pages_out_and_says_who_decided() -> None:
+    """In the answer and in the impression, of one slot of the page."""
+    with Serving(Kafka(front(audit_share=0.5))) as serving:
+        answer = serving.decide(ASK_TWO)
+        assert [one.get("group") is None for one in answer["slots"]].count(True) == 1
+        logged = [one.group for one in serving.kafka.impressions]
+        assert logged == [one.get("group") for one in answer["slots"]]
