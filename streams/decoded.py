@@ -91,11 +91,14 @@ class Impressions:
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64
     flags: npt.NDArray[np.uint8]  # (n,) ESTIMATE or not
     unit: npt.NDArray[np.uint64] | None = None  # (n,) hash of the unit, 0 for none; None where the policy has no limit
+    person: npt.NDArray[np.uint64] | None = (
+        None  # (n,) number of the unit (streams/touches.py); None unless conversions are attributed
+    )
     cost: Floats | None = None  # (n,) NaN where the event does not say it; None where no event does
 
 
 class Brought(msgspec.Struct, frozen=True, gc=False):
-    """The impression that an outcome's token tells of; ``arm`` and ``slot`` are numbers of names, ``x`` is (d,) float32."""
+    """The impression that an outcome's ``token`` tells of; ``arm`` and ``slot`` are numbers of names, ``x`` is (d,) float32."""
 
     policy: str
     arm: int
@@ -105,6 +108,7 @@ class Brought(msgspec.Struct, frozen=True, gc=False):
     propensity: float
     x: npt.NDArray[np.float32]
     flags: int
+    token: str = ""
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):

@@ -32,6 +32,7 @@ class Metrics:
         self._flow(registry)
         self._pending(registry)
         self._checkpoints(registry)
+        self._attribution(registry)
         self._snapshots(registry)
         self._budgets(registry)
 
@@ -128,6 +129,26 @@ class Metrics:
             "clickloop_recoveries_total",
             "Times that a partition was rebuilt, by reason.",
             ["reason"],
+            registry=registry,
+        )
+
+    def _attribution(self, registry: CollectorRegistry) -> None:
+        self.conversions = Counter(
+            "clickloop_conversions_total",
+            "Conversions of units by what became of them (attributed, unattributed, duplicate, late, dead).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.waiting_conversions = Gauge(
+            "clickloop_waiting_conversions", "Conversions whose grace is not over.", ["partition"], registry=registry
+        )
+        self.kept_touches = Gauge(
+            "clickloop_kept_touches", "Touches that a conversion may still go to.", ["partition"], registry=registry
+        )
+        self.attribution_watermark = Gauge(
+            "clickloop_attribution_watermark_seconds",
+            "Event time up to which conversions, but for their grace, have been given out, since the epoch.",
+            ["partition"],
             registry=registry,
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from policies.features import FeatureError
 from streams.client import Decision
-from streams.serve_allocate import Drawn, allocate, uniform
+from streams.filling import NOTHING, Filled, Filler, Place
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
 from streams.token_issue import TokenDesk
@@ -46,8 +46,8 @@ class Job:
     """One decision to make.
 
     Attributes:
-        x: (d,) context.
-        u: (s,) random numbers, one for each slot.
+        x: (d,) context, or (s, d) one for each slot.
+        rng: the randomness; nothing else is drawn, so that the same generator decides the same.
         until: when it is too late, on the desk's clock.
         done: called with what was decided, or the error.
     """
@@ -56,59 +56,64 @@ class Job:
     places: tuple[str, ...]
     x: FloatArray
     decision_id: str
-    u: FloatArray
+    rng: np.random.Generator
     until: float
     done: Callable[[Made | Exception], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was decided for a job. ``tokens``: one for each slot that was filled; None where the policy has none."""
+    """What was decided for a job. ``tokens``: one for each slot, None where it is empty or the policy has none."""
 
     job: Job
-    names: tuple[str, ...]
-    drawn: list[Drawn]
+    filled: Filled
     snapshot: int | None
     reason: Reason | None
     ts: int
-    tokens: list[str | None]
+    tokens: tuple[str | None, ...]
 
     def decisions(self) -> list[Decision]:
         """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
-        job = self.job
+        job, filled = self.job, self.filled
+        shared = job.x.ndim == 1
         return [
             Decision(
                 decision_id=job.decision_id,
                 policy=job.ask.policy,
                 slot=slot,
-                arm=self.names[one.place],
-                propensity=one.propensity,
+                arm=arm,
+                propensity=propensity,
                 snapshot=self.snapshot,
-                context=job.x,
+                context=job.x if shared else job.x[place],
                 candidates=(),
                 probabilities=None,
                 ts=self.ts,
                 unit=job.ask.unit,
-                propensity_kind="estimate" if one.estimated else "exact",
+                propensity_kind=filled.kind,
             )
-            for slot, one in zip(job.places, self.drawn, strict=False)
+            for place, (slot, arm, propensity) in enumerate(
+                zip(job.places, filled.arms, filled.propensity, strict=True)
+            )
+            if arm is not None
         ]
 
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
-        job, left = self.job, len(self.job.places) - len(self.drawn)
+        job, kind = self.job, self.filled.kind
         shown = [
-            Shown(
+            Shown(slot=slot, arm=None, propensity=None, propensity_kind=None)
+            if arm is None
+            else Shown(
                 slot=slot,
-                arm=self.names[one.place],
-                propensity=one.propensity,
-                propensity_kind="estimate" if one.estimated else "exact",
+                arm=arm,
+                propensity=propensity,
+                propensity_kind=kind,
                 token=UNSET if token is None else token,
             )
-            for slot, one, token in zip(job.places, self.drawn, self.tokens, strict=False)
+            for slot, arm, propensity, token in zip(
+                job.places, self.filled.arms, self.filled.propensity, self.tokens, strict=True
+            )
         ]
-        if left:
-            shown += [Shown(slot=slot, arm=None, propensity=None, propensity_kind=None) for slot in job.places[-left:]]
         return Answer(
             decision_id=job.decision_id,
             policy=job.ask.policy,
@@ -117,7 +122,8 @@ class Made:
             reason=self.reason,
             slots=shown,
             unit=UNSET if job.ask.unit is None else job.ask.unit,
-            context=job.x.tolist() if context else UNSET,
+            context=job.x.tolist() if context and job.x.ndim == 1 else UNSET,
+            contexts=job.x.tolist() if context and job.x.ndim == 2 else UNSET,
         )
 
 
@@ -139,6 +145,7 @@ class Desk:
         self._clock = clock
         self._monotonic = monotonic
         self.tokens = TokenDesk(settings)
+        self.filler = Filler(settings.policies)
         self._waiting: deque[Job] = deque()
         self._scheduled = False
 
@@ -148,7 +155,7 @@ class Desk:
         return len(self._waiting)
 
     def vector(self, ask: Ask) -> FloatArray:
-        """(d,) context of what is asked, checked. Raises BadRequest: no such policy, another length, wrong features."""
+        """(d,) context of what is asked, or (s, d), checked. Raises BadRequest: no such policy, another length, wrong features."""
         try:
             return self.tokens.rounded(ask.policy, self._vector(ask))
         except ValueError as error:
@@ -160,7 +167,7 @@ class Desk:
             raise BadRequest(f"there is no policy {ask.policy!r}; {did_you_mean(ask.policy, self._settings.policies)}")
         dimension = known.dimension if known is not None else 0 if snapshot is None else snapshot.dimension
         if isinstance(ask.features, Mapping):
-            if isinstance(ask.context, list):
+            if isinstance(ask.context, list) or isinstance(ask.contexts, list):
                 raise BadRequest("give `context` (numbers) or `features` (values by name), and not both")
             if known is None or known.features is None:
                 raise BadRequest(f"policy {ask.policy!r} has no named features; give `context`, {dimension} numbers")
@@ -168,10 +175,20 @@ class Desk:
                 return known.features.features.vector(ask.features)
             except FeatureError as error:
                 raise BadRequest(f"features: {error}") from error
+        if isinstance(ask.contexts, list):
+            return _for_each_slot(ask, ask.contexts, dimension)
         given = ask.context if isinstance(ask.context, list) else []
         if len(given) != dimension:
             raise BadRequest(f"context has {len(given)} numbers; policy {ask.policy!r} needs {dimension}")
         return np.array(given, np.float64)
+
+    def check(self, ask: Ask) -> None:
+        """Raises BadRequest if the request's fields do not suit the policy's rules."""
+        if isinstance(ask.request, dict):
+            try:
+                self.filler.request(ask.policy, ask.request)
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
 
     def add(self, jobs: list[Job]) -> None:
         """Queue jobs; they are decided in the loop's next turn."""
@@ -186,52 +203,67 @@ class Desk:
     def _turn(self) -> None:
         self._scheduled = False
         now = self._monotonic()
-        groups: dict[tuple[str, int, tuple[str, ...] | None, bool], list[Job]] = {}
+        groups: dict[tuple[str, tuple[str, ...], tuple[str, ...] | None, bool, bool], list[Job]] = {}
         for _ in range(min(TOGETHER, len(self._waiting))):
             job = self._waiting.popleft()
             among = None if job.ask.candidates is None else tuple(job.ask.candidates)
-            groups.setdefault((job.ask.policy, len(job.places), among, now > job.until), []).append(job)
-        for (policy, _, among, late), jobs in groups.items():
-            self._decide(policy, among, jobs, late=late)
+            key = (job.ask.policy, job.places, among, now > job.until, job.x.ndim == 1)
+            groups.setdefault(key, []).append(job)
+        for (policy, _, among, late, shared), jobs in groups.items():
+            self._decide(policy, among, jobs, late=late, shared=shared)
         self._schedule()
 
-    def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool) -> None:
+    def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool, shared: bool) -> None:
         snapshot, ts = self._source.snapshot(policy), int(self._clock() * 1000)
         reason = self._why_not(policy, snapshot, late=late)
         version: int | None = None
+        places = [
+            Place(
+                slots=job.places,
+                candidates=among,
+                unit=job.ask.unit,
+                request=self.filler.request(policy, job.ask.request) if isinstance(job.ask.request, dict) else NOTHING,
+                now_ms=ts,
+            )
+            for job in jobs
+        ]
         try:
-            if reason is None and snapshot is not None:
-                names, version = among or snapshot.names, snapshot.version
-                drawn = allocate(snapshot, np.array([job.x for job in jobs]), among, np.array([job.u for job in jobs]))
+            if reason is not None or snapshot is None:
+                arms = self._arms(policy, among, snapshot)
+                found = [
+                    self.filler.fall_back(policy, snapshot, replace(place, candidates=arms), rng=job.rng)
+                    for place, job in zip(places, jobs, strict=True)
+                ]
+            elif shared:
+                version, x, rngs = snapshot.version, np.array([job.x for job in jobs]), [job.rng for job in jobs]
+                found = self.filler.fill_together(policy, snapshot, x, places, rngs=rngs)
             else:
-                names = self._arms(policy, among, snapshot)
-                drawn = [uniform(len(names), job.u) for job in jobs]
+                version = snapshot.version
+                found = [
+                    self.filler.fill(policy, snapshot, job.x, place, rng=job.rng)
+                    for place, job in zip(places, jobs, strict=True)
+                ]
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for ever
             refused = isinstance(error, ValueError) and not isinstance(error, BadRequest)
             for job in jobs:
                 job.done(BadRequest(str(error)) if refused else error)
             return
-        for job, one in zip(jobs, drawn, strict=True):
+        for job, filled in zip(jobs, found, strict=True):
             try:
-                tokens = [
-                    self._token(job, slot, names, each, version, ts)
-                    for slot, each in zip(job.places, one, strict=False)
-                ]
+                tokens = self._tokens(job, filled, version, ts)
             except ValueError as error:
                 job.done(BadRequest(str(error)))
                 continue
-            job.done(Made(job, names, one, version, reason, ts, tokens))
+            job.done(Made(job, filled, version, reason, ts, tokens))
 
-    def _token(
-        self, job: Job, slot: str, names: tuple[str, ...], one: Drawn, snapshot: int | None, ts: int
-    ) -> str | None:
-        return self.tokens.token(
+    def _tokens(self, job: Job, filled: Filled, snapshot: int | None, ts: int) -> tuple[str | None, ...]:
+        return self.tokens.of_slots(
             job.ask.policy,
             decision_id=job.decision_id,
-            slot=slot,
-            arm=names[one.place],
-            propensity=one.propensity,
-            estimated=one.estimated,
+            slots=job.places,
+            arms=filled.arms,
+            propensity=filled.propensity,
+            estimated=filled.kind == "estimate",
             snapshot=snapshot,
             context=job.x,
             ts=ts,
@@ -256,9 +288,23 @@ class Desk:
             if len(set(among)) != len(among):
                 twice = sorted({name for name in among if among.count(name) > 1})
                 raise BadRequest(f"candidates hold {twice} more than once; each arm may be given once")
-            return tuple(among if snapshot is None else snapshot.showable(among) or ())
+            return among
         known = self._settings.policies.get(policy)
         arms = snapshot.names if snapshot is not None else known.arms if known is not None else ()
         if not arms:
             raise BadRequest(f"policy {policy!r} has no snapshot and no arms in the settings; give `candidates`")
-        return tuple(arms if snapshot is None else snapshot.showable(arms) or ())
+        return tuple(arms)
+
+
+def _for_each_slot(ask: Ask, contexts: list[list[float]], dimension: int) -> FloatArray:
+    """(s, d) contexts of the slots."""
+    if isinstance(ask.context, list):
+        raise BadRequest("give `context` (numbers) or `contexts` (numbers for each slot), and not both")
+    slots = len(ask.places())
+    lengths = sorted({len(one) for one in contexts})
+    if len(contexts) != slots or lengths != [dimension]:
+        raise BadRequest(
+            f"contexts has {len(contexts)} lists of {', '.join(map(str, lengths))} numbers; policy {ask.policy!r} needs "
+            f"{dimension} numbers for each of {slots} slots"
+        )
+    return np.array(contexts, np.float64)

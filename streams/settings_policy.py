@@ -17,6 +17,7 @@ from pydantic import (
 from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
 from streams.outcomes import TAKING_BACK
+from streams.settings_attribution import AttributionSettings, refused
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
 from streams.settings_slots import SlotPolicy
@@ -144,6 +145,9 @@ class PolicySettings(SlotPolicy):
         default_factory=dict,
         description="model hybrid: numbers that tell what arms have in common, by arm, as many for each; arms without any "
         "start from the mean arm",
+    )
+    attribution: AttributionSettings | None = Field(
+        None, description="conversions that name a unit and no decision: how they are given to its touched decisions"
     )
 
     @model_validator(mode="before")
@@ -344,6 +348,13 @@ class PolicySettings(SlotPolicy):
                 f"features with model = {self.model!r} and encoder = {self.encoder!r}: allowed are models with a context, "
                 "and no other encoder, because the features' own fingerprint stands there; leave one of them out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attribution_fits(self) -> Self:
+        why_not = refused(self)
+        if why_not is not None:
+            raise ValueError(why_not)
         return self
 
     @property

@@ -49,6 +49,10 @@ LABELS = {
     "clickloop_dead_letters": {"topic", "reason"},
     "clickloop_recoveries": {"reason"},
     "clickloop_lost_records": {"topic"},
+    "clickloop_conversions": {"outcome"},
+    "clickloop_waiting_conversions": {"partition"},
+    "clickloop_kept_touches": {"partition"},
+    "clickloop_attribution_watermark_seconds": {"partition"},
 }
 
 

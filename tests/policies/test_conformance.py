@@ -88,6 +88,7 @@ PLAIN = {
     "slot_marginals",
     "slot_rules",
     "slot_weights",
+    "slots_together",
     "snapshot",
     "snapshot_records",
     "stack",
