@@ -161,6 +161,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
 def _plain(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, BaseModel):
+        return value.model_dump_json(exclude_unset=True)
     if isinstance(value, dict):
         return json.dumps({key: _in_table(v) for key, v in value.items()})
     return str(value)

@@ -17,6 +17,7 @@ from streams import security
 from streams.failpoints import failpoints
 from streams.modes import check_follows
 from streams.settings_attribution import rules_differ
+from streams.settings_encoder import EncoderSettings
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
 from streams.settings_sources import check_files, layers, merge
@@ -47,6 +48,8 @@ class TopicNames:
     feedback: str
     dead_letters: str
     controls: str
+    embedding_requests: str
+    embeddings: str
     conversions: str
     touches: str
     attribution: str
@@ -141,6 +144,7 @@ class Settings(BaseSettings):
     token_key: KeyId | None = Field(None, description="id of the key that signs new tokens; unset is the only one")
     secrets_dir: Path | None = Field(None, description="folder with one file for each secret, as Docker mounts them")
     fail_at: str | None = Field(None, description="for tests: the place where this process kills itself, NAME[:COUNT]")
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings, description="texts to vectors")
     policies: dict[str, PolicySettings] = Field(default_factory=dict, description="one entry for each policy")
 
     @classmethod
@@ -251,6 +255,8 @@ class Settings(BaseSettings):
             feedback=self.topic("feedback"),
             dead_letters=self.topic("dead-letters"),
             controls=self.topic("controls"),
+            embedding_requests=self.topic("embedding-requests"),
+            embeddings=self.topic("embeddings"),
             conversions=self.topic("conversions"),
             touches=self.topic("touches"),
             attribution=self.topic("attribution"),
@@ -275,6 +281,11 @@ class Settings(BaseSettings):
     def publisher_group(self) -> str:
         """The publishers' consumer group; its leader publishes."""
         return f"{self.prefix}clickloop-publisher"
+
+    @property
+    def encoder_group(self) -> str:
+        """The encoders' consumer group."""
+        return f"{self.prefix}clickloop-encoder"
 
     def librdkafka(self) -> dict[str, Any]:
         """Return connection settings for a confluent-kafka client; they hold the password in clear."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 SIDE_RETENTION_S = 7 * 86_400.0
-"""Seconds that feedback, the history of snapshots and dead letters are kept when created here."""
+"""Seconds that feedback, the history of snapshots, dead letters and texts to encode are kept when created here."""
 
 
 LARGE = 8 * 1024 * 1024
@@ -50,7 +50,11 @@ class TopicSpec:
 
 
 def specs(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Return what every topic must be like under these settings, the publisher's leader topic included."""
+    """Return what every topic must be like under these settings, the publisher's leader topic included.
+
+    The two of the encoder are among them only where one is set.
+    """
+    encodes = settings.encoder.model is not None
     names, partitions, least = settings.topics, settings.partitions, least_retention_s(settings)
 
     def compact(name: str, count: int) -> TopicSpec:
@@ -73,6 +77,7 @@ def specs(settings: Settings) -> tuple[TopicSpec, ...]:
         replace(side(names.dead_letters, 1), max_message_bytes=LARGE),
         compact(names.controls, 1),
         TopicSpec(name=leader_topic(settings), cleanup="delete", partitions=1),
+        *((side(names.embedding_requests, partitions), compact(names.embeddings, partitions)) if encodes else ()),
         *(_of_attribution(settings) if settings.attributing else ()),
     )
 

@@ -133,6 +133,8 @@ def test_the_program_itself_prints_no_traceback(dead: str) -> None:
         (["config", "show", "--bootstrap", "kafka"], "must be host:port"),
         (["worker"], "a worker needs at least one"),
         (["worker", "watcher"], "'watcher' is not one of"),
+        (["worker", "encoder"], "encoder.model is not set; name a folder"),
+        (["worker", "encoder", "learner"], "worker encoder: takes a process of its own"),
         (["worker", "--metrics-port", "70000"], "metrics_port = 70000"),
         (["replay", __file__, "--policy", "home", "--map", "ts"], "must be KEY=COLUMN"),
         (["policy", "rollback", "home", "seven"], "unable to parse"),
@@ -144,6 +146,35 @@ def test_wrong_usage_exits_2(arguments: list[str], part: str, capsys: pytest.Cap
     """What was asked for wrongly, options or settings, is exit 2 with the value in the message."""
     assert cli.run(arguments) == 2
     assert part in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+def test_an_encoder_needs_its_extra(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without torch or transformers one line names the extra, before anything else is tried."""
+    monkeypatch.setenv("CLICKLOOP_ENCODER__MODEL", "/no/such/model")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.run(["worker", "encoder", "--config", config]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["clickloop: the encoder needs torch and transformers; run pip install 'clickloop[encoder]'"]
+
+
+def test_a_model_that_is_not_there_is_told(
+    bootstrap: str, prefix: str, config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Topics that are missing, then a folder that is not there: each is one message, exit 1."""
+    pytest.importorskip("torch", reason="the extra `encoder` is not installed")
+    monkeypatch.setenv("CLICKLOOP_PREFIX", prefix)
+    monkeypatch.setenv("CLICKLOOP_ENCODER__MODEL", "/no/such/model")
+    where = ["--bootstrap", bootstrap, "--config", config]
+    assert cli.run(["worker", "encoder", *where]) == 1
+    assert f"{prefix}embedding-requests" in capsys.readouterr().err
+    assert cli.run(["topics", "create", *where]) == 0
+    capsys.readouterr()
+    assert cli.run(["worker", "encoder", *where]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("clickloop: model = '/no/such/model': there is no such folder")
+    assert "Traceback" not in told
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:

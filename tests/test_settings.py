@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from policies.explorers import EXPLORERS, check
+from streams.processes import as_environment
 from streams.settings import PolicySettings, Settings, SettingsError, load
 from streams.settings_policy import UnknownPolicyError
 from streams.settings_sources import layers, origins
@@ -323,3 +324,32 @@ def test_unknown_policy_lists_the_known() -> None:
     """The error for a name that is no policy helps to find the right one."""
     assert "did you mean home" in str(UnknownPolicyError("hmoe", known=["home", "other"]))
     assert "--config" in str(UnknownPolicyError("hmoe", known=[]))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "parts"),
+    [
+        ({"dtype": "int8"}, ["encoder.dtype = 'int8'", "'auto', 'fp32' or 'bf16'", "CLICKLOOP_ENCODER__DTYPE"]),
+        ({"pooling": "max"}, ["encoder.pooling = 'max'", "'mean', 'cls' or 'last'"]),
+        ({"budget_tokens": 0}, ["encoder.budget_tokens = 0", "greater than or equal to 1"]),
+        ({"window_tokens": 100}, ["encoder: window_tokens = 100: less than budget_tokens, 2048"]),
+        ({"cache_mb": 0}, ["encoder.cache_mb = 0"]),
+        ({"modle": "m"}, ["encoder.modle: there is no such setting; did you mean model"]),
+    ],
+)
+def test_encoders_that_cannot_be_are_refused(encoder: dict[str, object], parts: list[str]) -> None:
+    """Each with its name, its value and what is allowed."""
+    told = refusal({"encoder": encoder})
+    assert [part for part in parts if part not in told] == []
+
+
+def test_an_encoder_from_file_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in the file, a variable over it, and the same again in a child's environment."""
+    monkeypatch.setenv("CLICKLOOP_ENCODER__DTYPE", "fp32")
+    settings = load(written(tmp_path, '[encoder]\nmodel = "/m"\ndtype = "bf16"\nqueue_mb = 2\n'))
+    assert (settings.encoder.model, settings.encoder.dtype, settings.encoder.queue_mb) == ("/m", "fp32", 2)
+    assert (settings.topics.embedding_requests, settings.encoder_group) == ("embedding-requests", "clickloop-encoder")
+    monkeypatch.delenv("CLICKLOOP_ENCODER__DTYPE")
+    for name, value in as_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load() == settings

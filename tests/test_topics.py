@@ -39,6 +39,17 @@ def test_specs_pair_the_inputs() -> None:
     assert found[leader_topic(settings)].partitions == 1
 
 
+def test_an_encoder_has_topics_of_its_own() -> None:
+    """Without an encoder there are none; with one, texts expire and vectors are compacted."""
+    without = {spec.name for spec in topics.specs(settings_at("127.0.0.1:1", "x-"))}
+    settings = settings_at("127.0.0.1:1", "x-", partitions=3, encoder={"model": "/m"})
+    found = {spec.name: spec for spec in topics.specs(settings) if spec.name not in without}
+    assert {name: (spec.cleanup, spec.partitions) for name, spec in found.items()} == {
+        "x-embedding-requests": ("delete", 3),
+        "x-embeddings": ("compact", 3),
+    }
+
+
 def test_input_is_kept_for_twice_the_longest_window() -> None:
     """A window of days lengthens the retention beyond its default of a day."""
     day_s = 86_400.0

@@ -1,0 +1,1 @@
+"""Tests of `encoders`, one file for each module."""
