@@ -39,17 +39,26 @@ class ArmContexts:
         x: FloatArray = self.each((arm,))[0]
         return x
 
-    def each(self, arms: Sequence[str]) -> FloatArray:
-        """(K, d) contexts of arms."""
+    def each(self, arms: Sequence[str | None]) -> FloatArray:
+        """(K, d) contexts of arms; None is an arm without a number of its own."""
         whole = np.tile(self.x, (len(arms), 1))
         default = float(self.x[self.column])
-        whole[:, self.column] = [self.by_arm.get(arm, default) for arm in arms]
+        whole[:, self.column] = [default if arm is None else self.by_arm.get(arm, default) for arm in arms]
         return whole
 
     def mapped(self, change: Callable[[FloatArray], FloatArray]) -> ArmContexts:
         """With a change of numbers, each by itself, such as rounding."""
         values = change(np.array(list(self.by_arm.values()), np.float64)).tolist()
         return ArmContexts(x=change(self.x), column=self.column, by_arm=dict(zip(self.by_arm, values, strict=True)))
+
+
+def contexts_of(contexts: FloatArray | ArmContexts, arms: Sequence[str | None]) -> FloatArray:
+    """(s, d) contexts of the arms that slots show, None for an empty one; as they are where all arms have the same.
+
+    >>> contexts_of(ArmContexts(x=np.array([1.0, 0.0]), column=1, by_arm={"a": 2.0}), ("a", None)).tolist()
+    [[1.0, 2.0], [1.0, 0.0]]
+    """
+    return contexts.each(arms) if isinstance(contexts, ArmContexts) else contexts
 
 
 def context_of(contexts: FloatArray | ArmContexts, arm: str) -> FloatArray:

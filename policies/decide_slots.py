@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from policies.allocation import DRAWS, Allocation, Method, allocate
+from policies.allocation import DRAWS, Allocation, Method, allocate, swap
+from policies.arm_contexts import ArmContexts
 from policies.beta_thompson import beta_moments
-from policies.decide import Kind, check_contexts, rows_of
+from policies.decide import Kind, check_contexts, rows_of, scores_of
 from policies.matching import EMPTY, Mask, Mode
 from policies.offers import NO_TERMS, Terms, offer
-from policies.stack import BetaStack
+from policies.stack import BetaStack, LinearStack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
     from policies.stack import Index
+
+
+BY_MEAN = frozenset({"epsilon-greedy", "softmax", "squarecb", "explore-first"})
+"""Explorers to which standard deviations say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,7 @@ class SlotDecision:
 
 def decide_slots(
     snapshot: Snapshot,
-    context: npt.ArrayLike,
+    context: npt.ArrayLike | ArmContexts,
     candidates: Sequence[str] | None = None,
     *,
     kappa: FloatArray,
@@ -62,17 +67,22 @@ def decide_slots(
     method: Method | None = None,
     draws: int = DRAWS,
     repeat: bool = False,
+    rows: Index | None = None,
+    swap_share: float = 0.0,
 ) -> SlotDecision:
     """Fill K slots by a policy's snapshot.
 
     Args:
         snapshot: the policy; its explorer, rates and floor apply to the worths.
-        context: (d,), or (K, d) where slots have features of their own.
+        context: (d,), or (K, d) where slots have features of their own; or one that differs between arms.
         candidates: arms to choose from, each once; None is all that the snapshot has.
         kappa: (K,) position effects of the slots.
         rng: advanced.
         terms, eligible, reserve: see `policies.offers.offer`, in the candidates' order.
         mode, method, draws, repeat: see `policies.allocation.allocate`.
+        swap_share: of decisions in which two slots, drawn at random, exchange what they show (`policies.positions.swapped`), where every
+            arm may stand in every slot or in none; the propensities are those after it.
+        rows: of the candidates in the snapshot's arrays, from `policies.decide.rows_of`, if they were looked up before.
 
     Raises:
         ValueError: no candidates or one twice, a context that does not fit, or terms that do not.
@@ -88,9 +98,10 @@ def decide_slots(
     >>> len(set(shown.arms)), [round(p, 4) for p in shown.propensity]
     (2, [0.3333, 0.3333])
     """
-    rows = rows_of(snapshot, candidates)
+    if rows is None and candidates is not snapshot.names:
+        rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
-    mean, sd = expectations(snapshot, context, rows, slots=len(kappa))
+    mean, sd = expectations(snapshot, context, rows, slots=len(kappa), names=names)
     shown = allocate(
         offer(mean, sd, kappa=kappa, terms=terms, eligible=eligible, reserve=reserve),
         explorer=snapshot.explorer,
@@ -103,6 +114,8 @@ def decide_slots(
         draws=draws,
         repeat=repeat,
     )
+    if swap_share and (eligible is None or (eligible == eligible[0]).all()):
+        shown = swap(shown, swap_share, rng)
     return SlotDecision(
         arms=tuple(None if arm == EMPTY else names[arm] for arm in shown.arms.tolist()),
         propensity=tuple(shown.propensity.tolist()),
@@ -114,9 +127,18 @@ def decide_slots(
 
 
 def expectations(
-    snapshot: Snapshot, context: npt.ArrayLike, rows: Index | None, *, slots: int
+    snapshot: Snapshot,
+    context: npt.ArrayLike | ArmContexts,
+    rows: Index | None,
+    *,
+    slots: int,
+    names: Sequence[str] = (),
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the expected reward: (N,), or (K, N) for contexts (K, d).
+
+    Linear arms under an explorer that goes by means alone have zeros for the standard deviations.
+
+    ``names``: of the arms in `rows`, needed where contexts differ between arms.
 
     Logistic arms, whose scores are logits, to first order: sigma(m) and sigma(m) (1 - sigma(m)) sd.
 
@@ -127,10 +149,19 @@ def expectations(
     if isinstance(arms, BetaStack):
         which = np.arange(len(arms.row)) if rows is None else rows
         return beta_moments(arms.a[which], arms.b[which])
+    if isinstance(context, ArmContexts):
+        mean, sd = scores_of(snapshot, context, rows, names)
+        return _expected(snapshot, mean, sd)
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (slots, snapshot.dimension) if x.ndim == 2 else (snapshot.dimension,))
+    if isinstance(arms, LinearStack) and snapshot.explorer in BY_MEAN and snapshot.model != "logistic":
+        only = arms.means(x.T, rows).T
+        return only, np.zeros_like(only)
     mean, sd = arms.scores(np.ascontiguousarray(x.T), rows)
-    mean, sd = mean.T, sd.T
+    return _expected(snapshot, mean.T, sd.T)
+
+
+def _expected(snapshot: Snapshot, mean: FloatArray, sd: FloatArray) -> tuple[FloatArray, FloatArray]:
     if snapshot.model == "logistic":
         p = expit(mean)
         return p, p * (1.0 - p) * sd

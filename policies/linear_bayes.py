@@ -34,11 +34,16 @@ NOISE_ROWS = 50.0
 
 
 def fit_linear(
-    effective: Mapping[str, Effective], start: Prior | None = None, *, dimension: int, intercept: int | None = None
+    effective: Mapping[str, Effective],
+    start: Prior | None = None,
+    *,
+    dimension: int,
+    intercept: int | None = None,
+    early_rounds: int = EARLY_ROUNDS,
 ) -> Prior:
     """Prior mean mu0 (d,), variances T and noise s2 from the K arms' A_eff, b, n_eff, c.
 
-    Three times (ten, see the module), with V_a = (A_a/s2 + T^-1)^-1 and W_a = T^-1 - T^-1 V_a T^-1::
+    Three times (`early_rounds` at first, see the module), with V_a = (A_a/s2 + T^-1)^-1 and W_a = T^-1 - T^-1 V_a T^-1::
 
         mu0   = (sum W_a + k T^-1)^-1 (sum T^-1 V_a b_a / s2 + k T^-1 mu_start)
         m_a   = V_a (b_a/s2 + T^-1 mu0),   E_a = (m_a - mu0)^2 + diag V_a
@@ -56,6 +61,7 @@ def fit_linear(
         dimension: d.
         intercept: index of the context's constant. None treats all components alike: one variance for all, which starts
             at (0.5 pbar)^2, and a prior mean that starts at zero.
+        early_rounds: while there are fewer than EARLY_ROWS rows an arm.
 
     Raises:
         ValueError: `intercept` is not an index below d, or `start` has another length.
@@ -77,7 +83,7 @@ def fit_linear(
     if not arms:
         return begin
     early = sum(arm.n_eff for arm in arms) < EARLY_ROWS * len(arms)
-    return _rounds(arms, begin, scale, intercept, rounds=EARLY_ROUNDS if early else ROUNDS)
+    return _rounds(arms, begin, scale, intercept, rounds=early_rounds if early else ROUNDS)
 
 
 def fit_logistic(

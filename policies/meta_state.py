@@ -41,6 +41,10 @@ class Rows:
         reward: (n,) final rewards.
         age_ms: (n,) age of the first outcome that counted, -1 without one; None where the record does not tell.
         slot: (n,) names; None where they do not matter.
+        group: (n,) code of who decided, see `policies.canary.CODES`; None where no row tells.
+        snapshot: (n,) version decided from, -1 for none.
+        propensity: (n,) as logged.
+        exact: (n,) whether that is exact.
     """
 
     arm: Sequence[str]
@@ -49,6 +53,10 @@ class Rows:
     reward: FloatArray
     age_ms: IntArray | None = None
     slot: Sequence[str] | None = None
+    group: IntArray | None = None
+    snapshot: IntArray | None = None
+    propensity: FloatArray | None = None
+    exact: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ from policies.sums import Effective, Model, RecordError, Sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from policies.canary import Canary
+
 __all__ = [
     "Arm",
     "BetaArm",
@@ -54,6 +56,7 @@ __all__ = [
     "decode_head",
     "encode_arm",
     "encode_head",
+    "exploring",
     "head_key",
     "records",
     "republish",
@@ -85,6 +88,9 @@ class Snapshot:
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
         allotment: terms of slots and budgets.
         succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
+        canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
+        audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
+        logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
     """
 
     policy: str
@@ -107,6 +113,20 @@ class Snapshot:
     gone: tuple[str, ...] = ()
     allotment: Allotment = NO_ALLOTMENT
     succeeds: str | None = None
+    canary: Canary | None = None
+    audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
+
+    @property
+    def splits(self) -> bool:
+        """Whether decisions are shared out, so that `policies.decide_split` makes them."""
+        return self.canary is not None or self.audit_share > 0.0
+
+    @cached_property
+    def candidate(self) -> Snapshot | None:
+        """The policy as the canary decides; None if there is none."""
+        return None if self.canary is None else exploring(self, self.canary.explorer, self.canary.rates)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -154,6 +174,14 @@ class Snapshot:
         return {name: arm for name, arm in self.arms.items() if arm.version == self.version}
 
 
+def exploring(snapshot: Snapshot, explorer: str, rates: Mapping[str, float]) -> Snapshot:
+    """The same arms with another explorer or other rates, sharing nothing out: what a canary decides from. It is not to be published."""
+    other = replace(snapshot, explorer=explorer, rates=dict(rates), canary=None, audit_share=0.0)
+    if not isinstance(snapshot.stack, BetaStack):  # which keeps laws that hold for its rates only
+        vars(other)["stack"] = snapshot.stack
+    return other
+
+
 def build(
     policy: str,
     *,
@@ -177,6 +205,10 @@ def build(
     gone: Sequence[str] = (),
     allotment: Allotment = NO_ALLOTMENT,
     succeeds: str | None = None,
+    canary: Canary | None = None,
+    audit_share: float = 0.0,
+    logging: bool = False,
+    follows: str = "",
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -190,7 +222,8 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, succeeds: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, succeeds, canary, audit_share, logging, follows: see
+            `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -237,6 +270,10 @@ def build(
             gone=tuple(gone),
             allotment=allotment,
             succeeds=succeeds,
+            canary=canary,
+            audit_share=audit_share,
+            logging=logging,
+            follows=follows,
         )
     )
 
@@ -273,8 +310,9 @@ def republish(
 ) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. Arms' records are written anew, unless `anew` is
-    False: compaction may have dropped those that the old head named, if it is not the newest.
+    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. A canary
+    is left out. Arms' records are written anew, unless `anew` is False: compaction may have dropped those that the old head named, if
+    it is not the newest.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -295,6 +333,7 @@ def republish(
             gone=tuple(gone),
             allotment=allotment,
             arms=arms,
+            canary=None,
         )
     )
 
@@ -334,6 +373,10 @@ def head_of(snapshot: Snapshot) -> Head:
         gone=snapshot.gone,
         allotment=snapshot.allotment,
         succeeds=snapshot.succeeds,
+        canary=snapshot.canary,
+        audit_share=snapshot.audit_share,
+        logging=snapshot.logging,
+        follows=snapshot.follows,
     )
 
 
@@ -391,4 +434,8 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         gone=head.gone,
         allotment=head.allotment,
         succeeds=head.succeeds,
+        canary=head.canary,
+        audit_share=head.audit_share,
+        logging=head.logging,
+        follows=head.follows,
     )

@@ -13,6 +13,9 @@ Head::
     paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
     allotment     terms of slots and budgets (policies/allotment.py). Left out if empty
     succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
+    canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
+    audit_share   of decisions drawn uniformly. Left out if 0
+    logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
 
 Arm::
 
@@ -39,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.allotment import NO_ALLOTMENT, Allotment, allotment_of, fields_of
+from policies.canary import Canary
 from policies.explorers import check_known
 from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.records import from_bytes, to_bytes
@@ -161,6 +165,10 @@ class Head:
     gone: tuple[str, ...] = ()
     allotment: Allotment = NO_ALLOTMENT
     succeeds: str | None = None
+    canary: Canary | None = None
+    audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
 
 class _Version(msgspec.Struct):
@@ -199,6 +207,10 @@ class _Head(msgspec.Struct):
     gone: tuple[str, ...] = ()
     allotment: dict[str, Any] = {}  # msgspec copies an empty dict for each instance
     succeeds: str | None = None
+    canary: Canary | None = None
+    audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
 
 class _Arm(msgspec.Struct):
@@ -215,7 +227,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment", "succeeds")
+LATER = ("paused", "gone", "allotment", "succeeds", "canary", "audit_share", "logging", "follows")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))
@@ -292,6 +304,8 @@ def decode_head(data: bytes) -> Head:
         raise RecordError(f"the head of policy {record.policy!r} has an impossible prior: {error}") from error
     try:
         check_known(record.explorer, record.rates)
+        if record.canary is not None:
+            check_known(record.canary.explorer, record.canary.rates)
     except ValueError as error:
         raise RecordError(
             f"the head of policy {record.policy!r} cannot be decided from: {error}; upgrade this reader if it is older"

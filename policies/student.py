@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import polygamma
 
 from policies.gaussian import ArmPosterior, linear_posterior
-from policies.linear_bayes import fit_linear
+from policies.linear_bayes import ROUNDS, fit_linear
 from policies.prior import StudentPrior
 from policies.scale import NU, telling
 
@@ -86,7 +86,7 @@ def fit_student(
     dimension: int,
     intercept: int | None = None,
 ) -> StudentPrior:
-    """mu0, T and s2 as `fit_linear`, and degrees of freedom from how much the arms' noise variances differ.
+    """mu0, T and s2 as `fit_linear` in three rounds throughout (its heavy tails explore early by themselves), and degrees of freedom from how much the arms' noise variances differ.
 
     By moments of log variances (Smyth 2004, section 6.1): with residual variances s_a^2 on d_a = n_a - tr(A_a V_a)/s2
     degrees of freedom, to which one of s2 is added, z_a = log s_a^2 - psi(d_a/2) + log(d_a/2) varies between arms by
@@ -99,7 +99,7 @@ def fit_student(
     10.0
     """
     begin = None if start is None else start.normal
-    normal = fit_linear(effective, begin, dimension=dimension, intercept=intercept)
+    normal = fit_linear(effective, begin, dimension=dimension, intercept=intercept, early_rounds=ROUNDS)
     dof = START_DOF if start is None else start.dof
     logs, noise = [], []
     for arm in telling(effective):

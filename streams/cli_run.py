@@ -18,6 +18,7 @@ class Role(StrEnum):
     learner = "learner"
     publisher = "publisher"
     encoder = "encoder"
+    attributor = "attributor"
 
 
 def demo(
@@ -40,7 +41,8 @@ def demo(
 
 def worker(
     roles: Annotated[
-        list[Role] | None, typer.Argument(metavar="ROLE", help="learner, publisher (both if none is given); encoder.")
+        list[Role] | None,
+        typer.Argument(metavar="ROLE", help="learner, publisher, attributor; all if none is given. Or encoder, alone."),
     ] = None,
     role: Annotated[list[Role] | None, typer.Option("--role", help="The same as an option; repeatable.")] = None,
     metrics_port: Annotated[
@@ -52,13 +54,13 @@ def worker(
     config: Config = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Run a learner (joins and sums), a publisher (snapshots), both, or an encoder, until it is told to stop."""
+    """Run a learner (joins and sums), a publisher (snapshots), an attributor (conversions by unit, if a policy takes them), or all; or an encoder, until it is told to stop."""
     settings = settings_from(config, bootstrap, metrics_port=metrics_port, instance_id=instance_id)
-    chosen = [*(roles or ()), *(role or ())] or [Role.learner, Role.publisher]
-    if Role.encoder in chosen:
+    named = [*(roles or ()), *(role or ())]
+    if Role.encoder in named:
         from streams import encoder_worker
 
-        encoder_worker.check_settings(settings, alone=set(chosen) == {Role.encoder})
+        encoder_worker.check_settings(settings, alone=set(named) == {Role.encoder})
         end_with(encoder_worker.problems(settings))
         raise typer.Exit(encoder_worker.run_encoder(settings))
     if not settings.policies:
@@ -70,7 +72,15 @@ def worker(
     from streams import topics
 
     end_with(topics.check(settings))
-    if Role.learner not in chosen:  # a learner finds out when it recovers
+    chosen = named or [Role.learner, Role.publisher, *([Role.attributor] if settings.attributing else [])]
+    if Role.attributor in chosen and not settings.attributing:
+        from streams.settings import SettingsError
+
+        raise SettingsError(
+            "attribution: an attributor needs a policy that attributes conversions; add a table [policies.NAME.attribution] with kinds "
+            "and window_s"
+        )
+    if Role.publisher in chosen and Role.learner not in chosen:  # a learner finds out when it recovers
         from streams.sums import read_states
 
         read_states(settings)

@@ -8,8 +8,8 @@ both                      ``v`` 1, ``type`` "impression" or "outcome", ``n``, ``
                           ``slots`` [names], ``slot`` u4, ``ts`` i8 (ms UTC)
 impression                ``policy`` (one a batch), ``arms`` [names], ``arm`` u4, ``propensity`` f8,
                           ``snapshot`` i8 (-1: none), ``dimension``, ``dtype`` "<f4" or "<f8", ``context`` n*dimension values
-if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [n strings or null], which is read where a policy limits
-                          its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
+if any row has one        ``propensity_kind`` [n "estimate" or null], ``group`` [n names of groups or null], ``unit`` [n strings or null],
+                          which is read where a policy limits its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
                           the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
 both, if any row has one  ``cost`` f8 (NaN: none)
@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from streams.events import COLUMNS_MAGIC, VERSION, EventError, Impression, Outcome
 
-AUDITED = ("candidates", "unit", "explore", "propensity_kind")
+AUDITED = ("candidates", "unit", "explore", "propensity_kind", "group")
 """Optional columns of impressions."""
 
 

@@ -17,7 +17,8 @@ Of a budget: key ``[policy, null, "budget", name]``; programs that know no budge
     paused       whether nothing may draw on it; left out if it may
     reason, time_ms  as above
 
-Unknown fields are ignored. What cannot be read is logged and passed over: the word before it stands.
+Words about a policy as a whole have keys of three elements (streams/policy_words.py). Unknown fields are ignored. What cannot be
+read is logged and passed over: the word before it stands.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, Producer, TopicPartition
 
 from policies.arms import Control, renames
+from policies.meta_records import read_key
 from policies.terms import BudgetControl
 from streams.events import LARGEST
 from streams.following import names
+from streams.policy_words import Words
 from streams.reading import QUIET, ReadError, bounds, read, reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from policies.trials import Word
     from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -178,6 +182,7 @@ class Controls:
         self._settings = settings
         self._lock = threading.Lock()
         self._found = Collected()
+        self._words = Words()
         self._fresh: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="controls", daemon=True)
@@ -204,6 +209,11 @@ class Controls:
         with self._lock:
             return self._found.budgets.get(policy, {})
 
+    def words(self, policy: str, heard: int) -> Sequence[tuple[int, Word]]:
+        """What was said of the policy as a whole from an offset on, in order (streams/policy_words.py)."""
+        with self._lock:
+            return self._words.since(policy, heard)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
@@ -218,7 +228,7 @@ class Controls:
     def _follow(self) -> None:
         topic = self._settings.topics.controls
         with reader(self._settings.librdkafka()) as consumer:
-            bounds(consumer, topic, 0, timeout_s=LOOK_S)  # says so if the topic is not there
+            _, self._words.end = bounds(consumer, topic, 0, timeout_s=LOOK_S)  # says so if the topic is not there
             consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
             while not self._stop.is_set():
                 for message in consumer.consume(1_000, timeout=0.1):
@@ -233,7 +243,8 @@ class Controls:
     def _add(self, message: Any) -> None:
         with self._lock:
             try:
-                self._fresh.add(self._found.add(message.key(), message.value()))
+                if not self._words.add(message.key(), message.value(), message.offset()):
+                    self._fresh.add(self._found.add(message.key(), message.value()))
             except ValueError as error:
                 log.warning("a control was passed over", offset=message.offset(), why=str(error))
 
@@ -250,6 +261,8 @@ def read_said(settings: Settings) -> Collected:
         low, high = bounds(consumer, topic, 0, timeout_s=TIMEOUT_S)
         for batch in read(consumer, topic, 0, low, None, timeout_s=TIMEOUT_S) if high > low else ():
             for record in batch:
+                if read_key(record.key) is not None:
+                    continue  # of a policy as a whole
                 try:
                     found.add(record.key, record.value)
                 except ValueError as error:

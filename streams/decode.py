@@ -27,17 +27,23 @@ class Decoder:
     """Decodes the records of one worker: holds the numbering of arms and slots.
 
     ``policies`` maps a policy's name to its rules (model, dimension); ``kinds`` are the outcomes that any policy lists; ``tokens``
-    reads the outcomes' tokens, which are passed over without it.
+    reads the outcomes' tokens, which are passed over without it; ``attributing`` are the policies whose clicks conversions are
+    attributed to.
     """
 
     def __init__(
-        self, policies: Mapping[str, Rules], *, kinds: Iterable[str], tokens: TokenCheck | None = None
+        self,
+        policies: Mapping[str, Rules],
+        *,
+        kinds: Iterable[str],
+        tokens: TokenCheck | None = None,
+        attributing: Iterable[str] = (),
     ) -> None:
         self._tokens = tokens
         self.kinds = frozenset(kinds)
         self.slots = Names()
         self.arms: dict[str, Names] = {policy: Names() for policy in policies}
-        self._policies = PolicyRules(policies)
+        self._policies = PolicyRules(policies, attributing)
 
     def impressions(self, records: Sequence[Record]) -> tuple[list[Impressions], list[Dead]]:
         """Validated impressions by policy, and what could not be used.
@@ -172,19 +178,21 @@ def _stretches(groups: list[Impressions]) -> Iterable[Impressions]:
 
 def select(group: Impressions, rows: object) -> Impressions:
     """Some rows of a batch."""
-    names = (*COLUMNS, *(name for name in ("unit", "cost") if getattr(group, name) is not None))
-    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in names})
+    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in _columns_of(group)})
+
+
+def _columns_of(group: Impressions, *without: str) -> tuple[str, ...]:
+    optional = (name for name in ("unit", "person", "cost") if name not in without and getattr(group, name) is not None)
+    return (*COLUMNS, *optional)
 
 
 def _concatenated(parts: list[Impressions]) -> Impressions:
-    limited = parts[0].unit is not None
-    names = (*COLUMNS, "unit") if limited else COLUMNS
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _columns_of(parts[0], "cost")}
     if any(part.cost is not None for part in parts):
         costs = [np.full(len(part.ts), np.nan) if part.cost is None else part.cost for part in parts]
         columns["cost"] = np.concatenate(costs)
     whole = Impressions(policy=parts[0].policy, **columns)
-    return _in_order(whole) if limited else whole
+    return whole if whole.unit is None else _in_order(whole)
 
 
 def _in_order(group: Impressions) -> Impressions:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.columns import ImpressionColumns, OutcomeColumns, column
-from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules
-from streams.decoded import Dead, Names, Record, estimate_flags
+from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules, with_units
+from streams.decoded import Dead, Names, Record, estimate_flags, group_flags
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.validation import Raw, dimension_reason, version_reason
 
@@ -19,6 +19,7 @@ from streams.validation import Raw, dimension_reason, version_reason
 class _Columns(ImpressionColumns, frozen=True, kw_only=True):
     propensity_kind: list[Any] | None = None
     cost: bytes | None = None
+    group: list[Any] | None = None
 
 
 class _UnitColumns(_Columns, frozen=True, kw_only=True):
@@ -61,8 +62,8 @@ def impressions(
         if part.batch.n:
             together.setdefault((part.batch.policy, part.batch.dtype), []).append(part)
     for (policy, dtype), parts in together.items():
-        units = _named(parts, "unit") if policy in policies.limited else None
-        yield _joined(policy, dtype, parts, policies.dimension(policy), units)
+        units = _named(parts, "unit") if policy in policies.with_units else None
+        yield with_units(_joined(policy, dtype, parts, policies.dimension(policy)), policies, units)
 
 
 def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[OutcomeRow], list[Record], list[int]]:
@@ -83,7 +84,7 @@ def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[Outco
 
 
 def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: Names) -> _Part:
-    batch = _decoded(record, _IMPRESSIONS[bool(policies.limited)], "impression")
+    batch = _decoded(record, _IMPRESSIONS[bool(policies.with_units)], "impression")
     policies.check(batch.policy)
     dimension, n = policies.dimension(batch.policy), batch.n
     if dimension and batch.dimension != dimension:
@@ -95,7 +96,7 @@ def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: 
         column(getattr(batch, name), dtype, n, name)
     if batch.cost is not None:
         column(batch.cost, "<f8", n, "cost")
-    for name in ("propensity_kind", "unit"):
+    for name in ("propensity_kind", "group", "unit"):
         values = getattr(batch, name, None)
         if values is not None and len(values) != n:
             raise EventError(f"column {name!r} has {len(values)} values, n is {n}")
@@ -109,10 +110,11 @@ def _named(parts: list[_Part], name: str) -> list[Any]:
     return [value for part in parts for value in getattr(part.batch, name) or [None] * part.batch.n]
 
 
-def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: list[str | None] | None) -> Raw:
+def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
     sizes = np.array([part.batch.n for part in parts])
     n, source = int(sizes.sum()), np.repeat(np.arange(len(parts)), sizes)
     estimated = any(part.batch.propensity_kind for part in parts)
+    shared = any(part.batch.group for part in parts)
 
     def whole(name: str, of: str) -> Any:
         return np.frombuffer(b"".join([getattr(part.batch, name) for part in parts]), of)
@@ -130,8 +132,9 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: 
         propensity=whole("propensity", "<f8"),
         version=np.full(n, VERSION),
         x=whole("context", dtype).reshape(n, dimension) if dimension else np.zeros((n, 0), np.float32),
-        flags=estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8),
-        unit=units,
+        flags=(estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8))
+        | (group_flags(_named(parts, "group")) if shared else np.uint8(0)),
+        unit=None,
         cost=np.concatenate([_costs(part.batch) for part in parts]) if any(part.batch.cost for part in parts) else None,
     )
 

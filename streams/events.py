@@ -72,6 +72,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     explore: Any = None
     propensity_kind: Literal["estimate"] | None = None
     cost: float | None = None
+    group: Literal["incumbent", "canary", "random", "rest"] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -5,7 +5,8 @@ little-endian values, one record for at most 4,096 rows. Index columns are uint3
 
 both        ``arms``/``arm`` u4, ``slots``/``slot`` u4, ``snapshot`` i8 (-1: none), ``propensity`` f8, ``impression_ts`` i8 (ms),
             ``impression_offset`` i8, ``impression_row`` u4 (within a columnar record), ``dimension``, ``dtype``, ``context`` n*dimension values,
-            ``propensity_kind`` u1 (0 exact, 1 an estimate; records from before it have none, and read as 0)
+            ``propensity_kind`` u1 (0 exact, 1 an estimate; records from before it have none, and read as 0),
+            ``group`` u1 (0 none, 1 incumbent, 2 canary, 3 random, 4 rest: who decided; left out where no row has one)
 ``joined``  one row for each outcome that counted, as it is counted: ``decision_id``, ``outcome_id``, ``kind`` [n strings], ``value`` f8,
             ``reward`` f8 (weight * value, 0 for what takes something back), ``change`` f8 (of the impression's reward, negative where an
             outcome is taken back), ``ts`` i8, ``offset`` i8 (of the outcome); ``of`` [n strings or null], if any row has one
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from streams.columns import column
 from streams.decode_rows import UNREADABLE
-from streams.decoded import ESTIMATE, Names
+from streams.decoded import ESTIMATE, GROUP_BITS, GROUP_SHIFT, Names
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.join import Joined, Matured
 from streams.validation import version_reason
@@ -176,6 +177,7 @@ NUMBERS = {
     "snapshot": "<i8",
     "propensity": "<f8",
     "propensity_kind": "|u1",
+    "group": "|u1",
     "impression_ts": "<i8",
     "impression_offset": "<i8",
     "impression_row": "<u4",
@@ -269,6 +271,9 @@ def _record(
         "context": np.ascontiguousarray(x).data.cast("B") if x.size else b"",
         "propensity_kind": (flags & ESTIMATE).astype("|u1").tobytes(),
     }
+    group = (flags & GROUP_BITS) >> GROUP_SHIFT
+    if group.any():
+        fields["group"] = group.astype("|u1").tobytes()
     record = bytearray(COLUMNS_MAGIC)
     _ENCODER.encode_into(fields | more, record, len(COLUMNS_MAGIC))
     return bytes(record)

@@ -153,6 +153,7 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     enters: int = 0  # 1 where the outcome lets its impression into the sums, -1 where it takes it out
     counts: bool = True  # whether the impression is in the sums, before or after
     due: Dues = NOTHING_DUE  # what its arm's budget is charged for it
+    unit: int = 0  # number of the impression's unit where conversions are attributed; 0 for none
 
     @property
     def learns(self) -> bool:
@@ -409,6 +410,7 @@ class Join:
                     enters,
                     enters != 0 or left is not None,
                     window.due(seen, one),
+                    unit=0 if chunk.person is None else chunk.person.item(position),
                 )
             )
 
@@ -437,7 +439,14 @@ class Join:
         elif found.what == "joined":
             window = self.windows[brought.policy]
             one = Seen(click.outcome_id, click.ts, 0.0, 0, cost=window.cost(EARNS, click))
-            changes.joined.append(_joined_by_token(click, brought, found, window.due((), one)))
+            changes.joined.append(_joined_by_token(click, brought, found, window.due((), one), self._unit(row)))
+
+    def _unit(self, row: int) -> int:
+        """Number of a pending impression's unit where conversions are attributed, else 0."""
+        if row < 0:
+            return 0
+        chunk, position = self.pending.row(row)
+        return 0 if chunk.person is None else chunk.person.item(position)
 
     def _note(self, click: Click, row: int) -> None:
         """Tell a pending impression of an outcome that was counted from its token."""
@@ -476,7 +485,7 @@ class Join:
         return Matured(chunk, rows, reward, outcomes, age_ms, counts)
 
 
-def _joined_by_token(click: Click, brought: Brought, verdict: Verdict, due: Dues) -> Joined:
+def _joined_by_token(click: Click, brought: Brought, verdict: Verdict, due: Dues, unit: int) -> Joined:
     """What the sums get; the impression's place in the log is not known."""
     return Joined(
         click,
@@ -495,6 +504,7 @@ def _joined_by_token(click: Click, brought: Brought, verdict: Verdict, due: Dues
         brought.flags,
         verdict.before,
         due=due,
+        unit=unit,
     )
 
 

@@ -132,11 +132,16 @@ def rows_of(columns: Mapping[str, Any], limit: float | None) -> Rows | None:
     if not len(learns):
         return None
     age_ms, slot = columns.get("age_ms"), columns.get("slot")
+    group, kind = columns.get("group"), columns.get("propensity_kind")
     return Rows(
         arm=[columns["arm"][i] for i in learns.tolist()],
         ts=columns["impression_ts"][learns],
         x=clip_contexts(columns["context"][learns], limit),
         reward=columns["reward"][learns],
         age_ms=None if age_ms is None else age_ms[learns],
+        group=None if group is None else group[learns].astype(np.int64),
+        snapshot=columns["snapshot"][learns],
+        propensity=columns["propensity"][learns],
+        exact=None if kind is None else kind[learns] == 0,
         slot=None if slot is None else [slot[i] for i in learns.tolist()],
     )

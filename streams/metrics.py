@@ -32,6 +32,7 @@ class Metrics:
         self._flow(registry)
         self._pending(registry)
         self._checkpoints(registry)
+        self._attribution(registry)
         self._snapshots(registry)
         self._budgets(registry)
 
@@ -131,6 +132,26 @@ class Metrics:
             registry=registry,
         )
 
+    def _attribution(self, registry: CollectorRegistry) -> None:
+        self.conversions = Counter(
+            "clickloop_conversions_total",
+            "Conversions of units by what became of them (attributed, unattributed, duplicate, late, dead).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.waiting_conversions = Gauge(
+            "clickloop_waiting_conversions", "Conversions whose grace is not over.", ["partition"], registry=registry
+        )
+        self.kept_touches = Gauge(
+            "clickloop_kept_touches", "Touches that a conversion may still go to.", ["partition"], registry=registry
+        )
+        self.attribution_watermark = Gauge(
+            "clickloop_attribution_watermark_seconds",
+            "Event time up to which conversions, but for their grace, have been given out, since the epoch.",
+            ["partition"],
+            registry=registry,
+        )
+
     def _snapshots(self, registry: CollectorRegistry) -> None:
         self.snapshot_version = Gauge(
             "clickloop_snapshot_version", "Version of the newest snapshot.", ["policy"], registry=registry
@@ -148,6 +169,12 @@ class Metrics:
             "clickloop_position_effect_ratio",
             "Click rate of a slot against the first one's, as learned.",
             ["policy", "slot"],
+            registry=registry,
+        )
+        self.audit_alarms = Counter(
+            "clickloop_audit_alarms_total",
+            "Times that logged propensities or the share of a group were found false.",
+            ["policy"],
             registry=registry,
         )
         self.drift_alarms = Counter(

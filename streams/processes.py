@@ -46,7 +46,7 @@ class WorkerProcess:
 
     Args:
         settings: handed over whole, through the environment; the child reads no file.
-        role: "learner" or "publisher".
+        role: "learner", "publisher" or "attributor".
         folder: where its log goes.
 
     Start it in the main thread: it ends with the thread that started it.

@@ -48,6 +48,10 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "gone",
             "allotment",
             "succeeds",
+            "canary",
+            "audit_share",
+            "logging",
+            "follows",
         )
     )
 

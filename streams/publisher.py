@@ -23,6 +23,7 @@ import structlog
 from policies.allotment import Allotment
 from policies.arms import Control, Roster, reasons, roster
 from policies.empirical_bayes import fit
+from policies.guardrails import unsound
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
 from policies.snapshot import Snapshot, build, republish
@@ -34,6 +35,7 @@ from streams.meta_feedback import FeedbackFollower
 from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
 from streams.policy_terms import PolicyTerms, silence
+from streams.policy_trials import PolicyTrials
 from streams.posteriors import Place, Posteriors
 from streams.published import HELD, TIMEOUT_S, differ, is_held, messages, read_published, read_snapshots
 from streams.reading import ReadError
@@ -59,6 +61,7 @@ class Published:
     settings: PolicySettings
     meta: PolicyMeta
     terms: PolicyTerms
+    trials: PolicyTrials
     references: ReferenceWriter | None = None
     snapshot: Snapshot | None = None
     prior: AnyPrior | None = None
@@ -82,7 +85,11 @@ class Publisher:
         self._leads = leads
         self._policies = {
             name: Published(
-                policy, PolicyMeta(name, policy), PolicyTerms(name, policy), reference_writer(settings, name)
+                policy,
+                PolicyMeta(name, policy),
+                PolicyTerms(name, policy),
+                PolicyTrials(name, policy),
+                reference_writer(settings, name),
             )
             for name, policy in settings.policies.items()
         }
@@ -183,6 +190,11 @@ class Publisher:
         for record in self._feedback.records():
             for meta in following.values():
                 meta.judge(record)
+            for known in self._policies.values():
+                if known.trials.follows:
+                    known.trials.judge(record)
+        for name, known in self._policies.items():
+            self._metrics.audit_alarms.labels(policy=name).inc(known.trials.new_alarms())
         for name, meta in following.items():
             alarms, rows, unscored = before[name]
             self._metrics.drift_alarms.labels(policy=name).inc(meta.alarms - alarms)
@@ -192,11 +204,13 @@ class Publisher:
 
     def _commit(self, known: Published, writer: Writer, snapshot: list[Message]) -> None:
         """Write a snapshot's records and what the meta-state has to write, together or not at all."""
-        written = [*known.meta.messages(), *known.terms.messages(), *snapshot]
+        tried = known.trials.messages()
+        written = [*known.meta.messages(), *known.terms.messages(), *tried, *snapshot]
         if written:
             writer.commit(written)
         known.meta.written()
         known.terms.written(published=bool(snapshot))
+        known.trials.written(tried)
         known.meta_at = time.monotonic()
 
     def _was_released(self) -> bool:
@@ -240,6 +254,7 @@ class Publisher:
             known.taken_over = True
             known.meta.restore(metas.get(name, {}))
             known.terms.restore(metas.get(name, {}))
+            known.trials.restore(metas.get(name, {}))
             if known.references is not None:
                 known.references.restore(metas.get(name, {}))
             self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
@@ -255,14 +270,14 @@ class Publisher:
         if self._feedback is not None:
             self._feedback.close()
             self._feedback = None
-        following = [known for known in self._policies.values() if known.meta.follows]
+        following = [one for known in self._policies.values() for one in (known.meta, known.trials) if one.follows]
         if not following:
             return
-        limits = {known.meta.name: known.settings.feature_limit for known in following}
+        limits = {one.name: self._policies[one.name].settings.feature_limit for one in following}
         self._feedback = FeedbackFollower(self._settings, limits=limits)
-        for known in following:
-            known.meta.place({number: high for number, (_, high) in self._feedback.bounds.items()})
-        positions = [known.meta.state.offsets for known in following]
+        for one in following:
+            one.place({number: high for number, (_, high) in self._feedback.bounds.items()})
+        positions = [one.state.offsets for one in following]
         self._feedback.start({number: min(one[number] for one in positions) for number in self._feedback.bounds})
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
@@ -294,6 +309,8 @@ class Publisher:
             self._metrics.position_effect.labels(policy=name, slot=slot).set(effect)
         if known.prior is None:
             return
+        tried = self._try(name, known)
+        why = (*why, *tried)
         known.meta.remember(by_name, known.prior, place.now_ms)
         changed = cut | {standing.renamed.get(arm, arm) for arm in touched}
         paced = known.snapshot is not None and known.terms.moved(known.snapshot.allotment)
@@ -301,7 +318,11 @@ class Publisher:
             return
         anew = fresh or told_of_arms or learned or known.taken_over
         snapshot = self._build(name, known, standing, place, why, None if anew else changed, succeeds=succeeds)
-        told = bool(learned or known.terms.reasons) or (bool(changed) and not known.taken_over)
+        told = bool(learned or tried or known.terms.reasons) or (bool(changed) and not known.taken_over)
+        wrong = unsound(snapshot)
+        if wrong:
+            log.error("a snapshot is not published: a guardrail holds it back", policy=name, why="; ".join(wrong))
+            return
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
             written = messages(snapshot, full=bool(why))
             if known.references is not None and why:
@@ -310,6 +331,14 @@ class Publisher:
             known.snapshot = snapshot
         known.taken_over = False
         self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
+
+    def _try(self, name: str, known: Published) -> tuple[str, ...]:
+        """Heed what was said of a policy and what its test found; what came of it, in words."""
+        followed = known.trials.follows
+        tried = known.trials.hear(self._controls.words(name, known.trials.state.heard), snapshot=known.snapshot)
+        if known.trials.follows and not followed:
+            self._follow_feedback()
+        return tried
 
     def _standings(self, known: Published, by_track: ByTrack, controls: Mapping[str, Control]) -> dict[float, Roster]:
         """By half-life, what a snapshot would be made of; an arm that has no sums there yet has such of no rows."""
@@ -339,8 +368,12 @@ class Publisher:
             previous=known.snapshot,
             time_ms=int(time.time() * 1000),
             now_ms=place.now_ms,
-            explorer=known.settings.explorer,
-            rates=known.settings.rates,
+            explorer=known.trials.exploring.explorer,
+            rates=known.trials.exploring.rates,
+            canary=known.trials.canary,
+            audit_share=known.settings.audit_share,
+            logging=known.settings.mode == "logging",
+            follows=known.settings.follows or "",
             reasons=(*reasons, *known.terms.reasons),
             encoder=known.model.encoder,
             watermark_ms=place.watermark_ms,

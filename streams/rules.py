@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.model import Model, make_model
+from streams.attribution_rules import touch_kinds
 from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
@@ -20,6 +21,7 @@ def rules(settings: Settings) -> Rules:
         policies,
         kinds={kind for policy in policies.values() for kind in policy.kinds},
         tokens=token_check(settings),
+        attributing=settings.attributing,
     )
     referring = {name: policy.huber for name, policy in policies.items() if wants(policy)}
     return Rules(
@@ -38,6 +40,8 @@ def rules(settings: Settings) -> Rules:
         tariffs=tariffs(policies),
         kappa={name: policy.kappa for name, policy in policies.items() if policy.positioned},
         partitions=settings.partitions,
+        touch_kinds=touch_kinds(settings),
+        touch_partitions=settings.partitions,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
 

@@ -13,12 +13,15 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streams import logs
+from streams.attribution_rules import attribution_rules
+from streams.conversions import Conversion
 from streams.events import Outcome
 from streams.outcomes import TAKING_BACK, back_reason, default_id
+from streams.serve_conversions import conversion
 from streams.serve_desk import Desk, Job, Made, Reason
 from streams.serve_log import NoRoom
-from streams.serve_messages import Ask, BadRequest, asks, reports
-from streams.serve_once import Once, numbers
+from streams.serve_messages import Ask, BadRequest, ConversionReport, asks, reports
+from streams.serve_once import Once, drawn
 from streams.serve_openapi import description
 from streams.serve_policies import policies
 from streams.serve_random import Randomness
@@ -99,6 +102,7 @@ class Service:
         kept_s, most = settings.serve_idempotency_s, settings.serve_idempotency_keys
         self._once = Once(kept_s=kept_s, most=most, clock=time.monotonic)
         self._kinds = {kind for policy in settings.policies.values() for kind in policy.kinds}
+        self._attributed = {name: rule.kinds for name, rule in attribution_rules(settings).items()}
         self._description = _ENCODE(description())
         self._counters: dict[tuple[str, int], Any] = {}
         reasons = (None, *get_args(Reason))
@@ -204,7 +208,11 @@ class Service:
         except BaseException:
             self._journal.release(room)
             raise
-        decisions = [] if logged == "none" else [decision for one in made for decision in one.decisions()]
+        decisions = [decision for one in made for decision in one.decisions()]
+        for decision in decisions:
+            self._desk.filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=decision.ts)
+        if logged == "none":
+            decisions = []
         self._journal.release(room - len(decisions))
         if logged == "before":
             self._journal.write(decisions)
@@ -219,17 +227,16 @@ class Service:
         jobs = []
         for number, ask in enumerate(found):
             try:
-                places = ask.places()
                 if key is None:
-                    new_id, u = self._random.name(), self._random.uniform(len(places))
+                    new_id, rng = self._random.name(), self._random.rng
                 else:
-                    new_id, u = numbers(f"{key}\n{number}", len(places))
+                    new_id, rng = drawn(f"{key}\n{number}")
                 deadline_ms = self._settings.serve_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
                 job = self._desk.job(
                     ask,
-                    places,
+                    ask.places(),
                     decision_id=new_id if ask.decision_id is None else ask.decision_id,
-                    u=u,
+                    rng=rng,
                     until=since + deadline_ms / 1000,
                     done=collector.place(number),
                 )
@@ -242,8 +249,11 @@ class Service:
 
     async def _outcomes(self, call: Call) -> tuple[int, bytes]:
         now_ms = int(self._clock() * 1000)
-        events = []
+        events: list[Outcome | Conversion] = []
         for number, report in enumerate(reports(call.body)):
+            if isinstance(report, ConversionReport):
+                events.append(conversion(report, self._attributed, number=number, now_ms=now_ms))
+                continue
             if self._kinds and report.kind not in self._kinds and report.kind not in TAKING_BACK:
                 kinds = ", ".join(sorted(self._kinds))
                 raise BadRequest(

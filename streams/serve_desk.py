@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from msgspec import UNSET
-from msgspec.structs import replace
+from msgspec import UNSET, structs
 
-from policies.arm_contexts import ArmContexts, context_of
+from policies.arm_contexts import ArmContexts, contexts_of
 from policies.features import FeatureError
 from streams.client import Decision
-from streams.serve_allocate import Drawn, allocate, allocate_each, uniform
+from streams.filling import NOTHING, Filled, Filler, Place
+from streams.modes import deciding, logs_only
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
 from streams.succession import Routes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from policies.snapshot import Snapshot
     from streams.settings import Settings
 
-Reason = Literal["no snapshot", "stale", "deadline"]
+Reason = Literal["no snapshot", "stale", "deadline", "logging"]
 
 TOGETHER = 64
 """Jobs of one batch at most; larger ones gain little and make the first wait."""
@@ -50,8 +50,8 @@ class Job:
     """One decision to make.
 
     Attributes:
-        x: (d,) context, or one that differs between arms.
-        u: (s,) random numbers, one for each slot.
+        x: (d,) context, or (s, d) one for each slot, or one that differs between arms.
+        rng: the randomness; nothing else is drawn, so that the same generator decides the same.
         until: when it is too late, on the desk's clock.
         done: called with what was decided, or the error.
         learns: policy that the decision belongs to if it is not `ask.policy`, whose snapshot decides; `seen` is its context.
@@ -62,7 +62,7 @@ class Job:
     places: tuple[str, ...]
     x: FloatArray | ArmContexts
     decision_id: str
-    u: FloatArray
+    rng: np.random.Generator
     until: float
     done: Callable[[Made | Exception], None]
     learns: str | None = None
@@ -74,61 +74,72 @@ class Job:
         """Name of the policy that the decision belongs to."""
         return self.ask.policy if self.learns is None else self.learns
 
-    def context(self, arm: str) -> FloatArray:
-        """(d,) what the impression of an arm carries."""
-        return context_of(self.x if self.seen is None else self.seen, arm)
+    @property
+    def shared(self) -> bool:
+        """Whether all slots and arms have one context."""
+        return not isinstance(self.x, ArmContexts) and self.x.ndim == 1
+
+    def logged(self, filled: Filled) -> FloatArray:
+        """(d,) what impressions carry, or (s, d) one for each slot."""
+        return contexts_of(self.x if self.seen is None else self.seen, filled.arms)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was decided for a job. ``tokens``: one for each slot that was filled; None where the policy has none."""
+    """What was decided for a job. ``tokens``: one for each slot, None where it is empty or the policy has none."""
 
     job: Job
-    names: tuple[str, ...]
-    drawn: list[Drawn]
+    filled: Filled
     snapshot: int | None
     reason: Reason | None
     ts: int
-    tokens: list[str | None]
+    tokens: tuple[str | None, ...]
 
     def decisions(self) -> list[Decision]:
         """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
-        job = self.job
+        job, filled, x = self.job, self.filled, self.job.logged(self.filled)
         return [
             Decision(
                 decision_id=job.decision_id,
                 policy=job.policy,
                 slot=slot,
-                arm=self.names[one.place],
-                propensity=one.propensity,
+                arm=arm,
+                propensity=propensity,
                 snapshot=self.snapshot,
-                context=job.context(self.names[one.place]),
+                context=x if x.ndim == 1 else x[place],
                 candidates=(),
                 probabilities=None,
                 ts=self.ts,
                 unit=job.ask.unit,
-                propensity_kind="estimate" if one.estimated else "exact",
+                propensity_kind=filled.kind,
+                group=filled.groups[place] if filled.groups and job.learns is None else None,
             )
-            for slot, one in zip(job.places, self.drawn, strict=False)
+            for place, (slot, arm, propensity) in enumerate(
+                zip(job.places, filled.arms, filled.propensity, strict=True)
+            )
+            if arm is not None
         ]
 
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
-        job, left = self.job, len(self.job.places) - len(self.drawn)
-        own = context and isinstance(job.x if job.seen is None else job.seen, ArmContexts)
+        job, kind = self.job, self.filled.kind
+        groups = (self.filled.groups if job.learns is None else ()) or (None,) * len(job.places)
+        x = job.logged(self.filled)
         shown = [
-            Shown(
+            Shown(slot=slot, arm=None, propensity=None, propensity_kind=None)
+            if arm is None
+            else Shown(
                 slot=slot,
-                arm=self.names[one.place],
-                propensity=one.propensity,
-                propensity_kind="estimate" if one.estimated else "exact",
+                arm=arm,
+                propensity=propensity,
+                propensity_kind=kind,
                 token=UNSET if token is None else token,
-                context=job.context(self.names[one.place]).tolist() if own else UNSET,
+                group=UNSET if group is None else group,
             )
-            for slot, one, token in zip(job.places, self.drawn, self.tokens, strict=False)
+            for slot, arm, propensity, token, group in zip(
+                job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True
+            )
         ]
-        if left:
-            shown += [Shown(slot=slot, arm=None, propensity=None, propensity_kind=None) for slot in job.places[-left:]]
         return Answer(
             decision_id=job.decision_id,
             policy=job.policy,
@@ -137,7 +148,8 @@ class Made:
             reason=self.reason,
             slots=shown,
             unit=UNSET if job.ask.unit is None else job.ask.unit,
-            context=job.context("").tolist() if context and not own else UNSET,
+            context=x.tolist() if context and x.ndim == 1 else UNSET,
+            contexts=x.tolist() if context and x.ndim == 2 else UNSET,
             missing=list(job.missing) if job.missing else UNSET,
         )
 
@@ -167,6 +179,7 @@ class Desk:
         self._clock = clock
         self._monotonic = monotonic
         self.tokens = TokenDesk(settings)
+        self.filler = Filler(settings.policies)
         self._routes = Routes(settings)
         self._texts = Texts(settings) if texts is None else texts
         self._waiting: deque[Job] = deque()
@@ -183,20 +196,21 @@ class Desk:
         places: tuple[str, ...],
         *,
         decision_id: str,
-        u: FloatArray,
+        rng: np.random.Generator,
         until: float,
         done: Callable[[Made | Exception], None],
     ) -> Job:
-        """What is asked as a job, its context checked. Raises BadRequest: no such policy, another length, wrong features."""
+        """What is asked as a job, checked. Raises BadRequest: no such policy, a context or fields that do not suit it."""
         route = self._routes.of(ask.policy, decision_id, self._source.snapshot)
         made, chosen = self._rounded(ask, route.decides)
+        self.check(chosen)
         seen, _ = self._rounded(ask, route.learns) if route.apart else (None, ask)
         return Job(
             chosen,
             places,
             made.context,
             decision_id,
-            u,
+            rng,
             until,
             done,
             learns=route.learns if route.apart else None,
@@ -206,10 +220,10 @@ class Desk:
 
     def _rounded(self, asked: Ask, policy: str) -> tuple[Compiled, Ask]:
         """The context of what was asked as a policy has it, and the same asked of that policy."""
-        ask = asked if policy == asked.policy else replace(asked, policy=policy)
+        ask = asked if policy == asked.policy else structs.replace(asked, policy=policy)
         if isinstance(asked.features, Mapping):
             values = self._routes.values(asked.policy, policy, asked.features)
-            ask = ask if values is asked.features else replace(ask, features=dict(values))
+            ask = ask if values is asked.features else structs.replace(ask, features=dict(values))
         try:
             made = self._compiled(ask)
             return Compiled(self.tokens.rounded_all(policy, made.context), made.missing), ask
@@ -222,7 +236,7 @@ class Desk:
             raise BadRequest(f"there is no policy {ask.policy!r}; {did_you_mean(ask.policy, self._settings.policies)}")
         dimension = known.dimension if known is not None else 0 if snapshot is None else snapshot.dimension
         if isinstance(ask.features, Mapping):
-            if isinstance(ask.context, list):
+            if isinstance(ask.context, list) or isinstance(ask.contexts, list):
                 raise BadRequest("give `context` (numbers) or `features` (values by name), and not both")
             if known is None or known.features is None:
                 raise BadRequest(f"policy {ask.policy!r} has no named features; give `context`, {dimension} numbers")
@@ -230,10 +244,20 @@ class Desk:
                 return self._texts.compiled(ask.policy, known.features.features, ask.features)
             except FeatureError as error:
                 raise BadRequest(f"features: {error}") from error
+        if isinstance(ask.contexts, list):
+            return Compiled(_for_each_slot(ask, ask.contexts, dimension))
         given = ask.context if isinstance(ask.context, list) else []
         if len(given) != dimension:
             raise BadRequest(f"context has {len(given)} numbers; policy {ask.policy!r} needs {dimension}")
         return Compiled(np.array(given, np.float64))
+
+    def check(self, ask: Ask) -> None:
+        """Raises BadRequest if the request's fields do not suit the policy's rules."""
+        if isinstance(ask.request, dict):
+            try:
+                self.filler.request(ask.policy, ask.request)
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
 
     def add(self, jobs: list[Job]) -> None:
         """Queue jobs; they are decided in the loop's next turn."""
@@ -248,64 +272,83 @@ class Desk:
     def _turn(self) -> None:
         self._scheduled = False
         now = self._monotonic()
-        groups: dict[tuple[str, int, tuple[str, ...] | None, bool], list[Job]] = {}
+        groups: dict[tuple[str, tuple[str, ...], tuple[str, ...] | None, bool, bool], list[Job]] = {}
         for _ in range(min(TOGETHER, len(self._waiting))):
             job = self._waiting.popleft()
             among = None if job.ask.candidates is None else tuple(job.ask.candidates)
-            groups.setdefault((job.ask.policy, len(job.places), among, now > job.until), []).append(job)
-        for (policy, _, among, late), jobs in groups.items():
-            self._decide(policy, among, jobs, late=late)
+            key = (job.ask.policy, job.places, among, now > job.until, job.shared)
+            groups.setdefault(key, []).append(job)
+        for (policy, _, among, late, shared), jobs in groups.items():
+            self._decide(policy, among, jobs, late=late, shared=shared)
         self._schedule()
 
-    def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool) -> None:
-        snapshot, ts = self._source.snapshot(policy), int(self._clock() * 1000)
+    def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool, shared: bool) -> None:
+        snapshot, ts = deciding(self._settings, policy, self._source.snapshot), int(self._clock() * 1000)
         reason = self._why_not(policy, snapshot, late=late)
         version: int | None = None
+        places = [
+            Place(
+                slots=job.places,
+                candidates=among,
+                unit=job.ask.unit,
+                request=self.filler.request(policy, job.ask.request) if isinstance(job.ask.request, dict) else NOTHING,
+                now_ms=ts,
+                key=job.decision_id,
+            )
+            for job in jobs
+        ]
         try:
-            if reason is None and snapshot is not None:
-                names, version = among or snapshot.names, snapshot.version
-                drawn = _allocated(snapshot, jobs, among)
+            if reason is not None or snapshot is None:
+                arms = self._arms(policy, among, snapshot)
+                found = [
+                    self.filler.fall_back(policy, snapshot, replace(place, candidates=arms), rng=job.rng)
+                    for place, job in zip(places, jobs, strict=True)
+                ]
+            elif shared:
+                version = snapshot.version if snapshot.policy == policy else None
+                x, rngs = np.array([job.x for job in jobs]), [job.rng for job in jobs]
+                found = self.filler.fill_together(policy, snapshot, x, places, rngs=rngs)
             else:
-                names = self._arms(policy, among, snapshot)
-                drawn = [uniform(len(names), job.u) for job in jobs]
+                version = snapshot.version if snapshot.policy == policy else None
+                found = [
+                    self.filler.fill(policy, snapshot, job.x, place, rng=job.rng)
+                    for place, job in zip(places, jobs, strict=True)
+                ]
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for ever
             refused = isinstance(error, ValueError) and not isinstance(error, BadRequest)
             for job in jobs:
                 job.done(BadRequest(str(error)) if refused else error)
             return
-        for job, one in zip(jobs, drawn, strict=True):
+        for job, filled in zip(jobs, found, strict=True):
             try:
-                tokens = [
-                    self._token(job, slot, names, each, version, ts)
-                    for slot, each in zip(job.places, one, strict=False)
-                ]
+                tokens = self._tokens(job, filled, version, ts)
             except ValueError as error:
                 job.done(BadRequest(str(error)))
                 continue
-            job.done(Made(job, names, one, version if job.learns is None else None, reason, ts, tokens))
+            job.done(Made(job, filled, version if job.learns is None else None, reason, ts, tokens))
 
-    def _token(
-        self, job: Job, slot: str, names: tuple[str, ...], one: Drawn, snapshot: int | None, ts: int
-    ) -> str | None:
-        return self.tokens.token(
+    def _tokens(self, job: Job, filled: Filled, snapshot: int | None, ts: int) -> tuple[str | None, ...]:
+        return self.tokens.of_slots(
             job.policy,
             decision_id=job.decision_id,
-            slot=slot,
-            arm=names[one.place],
-            propensity=one.propensity,
-            estimated=one.estimated,
+            slots=job.places,
+            arms=filled.arms,
+            propensity=filled.propensity,
+            estimated=filled.kind == "estimate",
             snapshot=snapshot if job.learns is None else None,
-            context=job.context(names[one.place]),
+            context=job.logged(filled),
             ts=ts,
         )
 
     def _why_not(self, policy: str, snapshot: Snapshot | None, *, late: bool) -> Reason | None:
+        if logs_only(self._settings, policy, snapshot):
+            return "logging"
         if snapshot is None:
             return "no snapshot"
         known, most_s, age_s = (
             self._settings.policies.get(policy),
             self._settings.snapshot_max_age_s,
-            self._source.age_s(policy),
+            self._source.age_s(snapshot.policy),
         )
         if known is not None and known.fingerprint is not None and snapshot.encoder != known.fingerprint:
             return "no snapshot"  # none of these features
@@ -318,22 +361,23 @@ class Desk:
             if len(set(among)) != len(among):
                 twice = sorted({name for name in among if among.count(name) > 1})
                 raise BadRequest(f"candidates hold {twice} more than once; each arm may be given once")
-            return tuple(among if snapshot is None else snapshot.showable(among) or ())
+            return among
         known = self._settings.policies.get(policy)
         arms = snapshot.names if snapshot is not None else known.arms if known is not None else ()
         if not arms:
             raise BadRequest(f"policy {policy!r} has no snapshot and no arms in the settings; give `candidates`")
-        return tuple(arms if snapshot is None else snapshot.showable(arms) or ())
+        return tuple(arms)
 
 
-def _allocated(snapshot: Snapshot, jobs: list[Job], among: tuple[str, ...] | None) -> list[list[Drawn]]:
-    """Arms for jobs that share their candidates: together where each has one context for all arms."""
-    shared = [job.x for job in jobs if not isinstance(job.x, ArmContexts)]
-    if len(shared) == len(jobs):
-        return allocate(snapshot, np.array(shared), among, np.array([job.u for job in jobs]))
-    return [
-        allocate_each(snapshot, job.x, among, job.u)
-        if isinstance(job.x, ArmContexts)
-        else allocate(snapshot, job.x[None], among, job.u[None])[0]
-        for job in jobs
-    ]
+def _for_each_slot(ask: Ask, contexts: list[list[float]], dimension: int) -> FloatArray:
+    """(s, d) contexts of the slots."""
+    if isinstance(ask.context, list):
+        raise BadRequest("give `context` (numbers) or `contexts` (numbers for each slot), and not both")
+    slots = len(ask.places())
+    lengths = sorted({len(one) for one in contexts})
+    if len(contexts) != slots or lengths != [dimension]:
+        raise BadRequest(
+            f"contexts has {len(contexts)} lists of {', '.join(map(str, lengths))} numbers; policy {ask.policy!r} needs "
+            f"{dimension} numbers for each of {slots} slots"
+        )
+    return np.array(contexts, np.float64)

@@ -51,13 +51,23 @@ class BadRequest(ValueError):  # noqa: N818 - reads as what it says
 
 
 class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice."""
+    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice.
+
+    `context` is of the request, `contexts` has one for each slot; `request` is what eligibility rules compare.
+    """
 
     policy: Name
     slot: Name | UnsetType = UNSET
     slots: Slots | UnsetType = UNSET
     context: Annotated[list[Number], Meta(max_length=MOST_NUMBERS)] | UnsetType = UNSET
+    contexts: (
+        Annotated[
+            list[Annotated[list[Number], Meta(max_length=MOST_NUMBERS)]], Meta(min_length=1, max_length=MOST_SLOTS)
+        ]
+        | UnsetType
+    ) = UNSET
     features: dict[str, str | Number | bool | None] | UnsetType = UNSET
+    request: dict[str, str | Number | list[str | Number] | None] | UnsetType = UNSET
     candidates: Annotated[list[Name], Meta(min_length=1, max_length=MOST_CANDIDATES)] | None = None
     unit: Name | None = None
     decision_id: Name | None = None
@@ -95,23 +105,34 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=F
     cost: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
 
 
+class ConversionReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What a unit did, reported as an outcome that names no decision; policies that attribute its kind find one. Without `ts` it is now."""
+
+    unit: Name
+    conversion_id: Name
+    kind: Name
+    value: Number = 1.0
+    ts: Time | None = None
+    policy: Name | None = None
+
+
 class Shown(Struct, frozen=True, kw_only=True, gc=False):
-    """The arm of a slot. All three are null where no candidate was left for it."""
+    """The arm of a slot. All are null where no candidate was left for it; `group` is there where decisions are shared out."""
 
     slot: str
     arm: str | None
     propensity: float | None
     propensity_kind: str | None
     token: str | UnsetType = UNSET
-    context: list[float] | UnsetType = UNSET
+    group: str | UnsetType = UNSET
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
-    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
+    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline", "logging"), null if it did not.
 
-    `context` is there only where the service does not log impressions: who logs them needs what was decided from. Each slot
-    has its own where contexts differ between arms. `policy` may be another than was asked for: one that has taken over from it,
-    or learns from this decision. `missing`: texts that have no vector yet, left out if there are none.
+    `context` (or `contexts`) is there only where the service does not log impressions: who logs them needs what was decided from.
+    `policy` may be another than was asked for: one that has taken over from it, or learns from this decision. `missing`: texts
+    that have no vector yet, left out if there are none.
     """
 
     decision_id: str
@@ -123,6 +144,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     unit: str | UnsetType = UNSET
     context: list[float] | UnsetType = UNSET
     missing: list[str] | UnsetType = UNSET
+    contexts: list[list[float]] | UnsetType = UNSET
 
 
 Kind = TypeVar("Kind", Ask, Report)
@@ -133,6 +155,11 @@ _MANY_ASKS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
 _REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Report)
 _MANY_REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     Annotated[list[Report], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+)
+_CONVERSIONS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ConversionReport)
+_NAMES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MANY_RAW: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MOST_AT_ONCE)]
 )
 _PLACE = re.compile(r"`(\$[^`]*)`")
 
@@ -152,15 +179,32 @@ def asks(body: bytes) -> tuple[list[Ask], bool]:
     return (found if many else [found]), many
 
 
-def reports(body: bytes) -> list[Report]:
-    """The outcomes reported, one or many. Raises BadRequest.
+def reports(body: bytes) -> list[Report | ConversionReport]:
+    """The outcomes reported, one or many; those with a unit and no decision are conversions. Raises BadRequest.
 
     >>> reports(b'{"decision_id": "d1", "slot": "top"}')[0].kind
     'click'
+    >>> reports(b'{"unit": "u1", "conversion_id": "c1", "kind": "purchase"}')[0].unit
+    'u1'
     """
     many = _is_list(body)
+    if b'"unit"' in body:
+        return _mixed(body, many=many)
     found = _decoded(_MANY_REPORTS if many else _REPORTS, body)
     return list(found) if many else [found]
+
+
+def _mixed(body: bytes, *, many: bool) -> list[Report | ConversionReport]:
+    found: list[Report | ConversionReport] = []
+    raw = _decoded(_MANY_RAW, body) if many else [body]
+    for number, one in enumerate(raw):
+        try:
+            names = _decoded(_NAMES, bytes(one))
+            decoder = _CONVERSIONS if "unit" in names and "decision_id" not in names else _REPORTS
+            found.append(_decoded(decoder, bytes(one)))
+        except BadRequest as error:
+            raise BadRequest(f"outcome {number}: {error}" if many else str(error), status=error.status) from error
+    return found
 
 
 def _is_list(body: bytes) -> bool:

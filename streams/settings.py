@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams import security
 from streams.failpoints import failpoints
+from streams.modes import check_follows
+from streams.settings_attribution import rules_differ
 from streams.settings_encoder import EncoderSettings
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
@@ -49,6 +51,9 @@ class TopicNames:
     controls: str
     embedding_requests: str
     embeddings: str
+    conversions: str
+    touches: str
+    attribution: str
 
 
 class Settings(BaseSettings):
@@ -182,6 +187,13 @@ class Settings(BaseSettings):
         return policies
 
     @model_validator(mode="after")
+    def _conversions_have_one_rule(self) -> Self:
+        why_not = rules_differ(self.policies)
+        if why_not is not None:
+            raise ValueError(why_not)
+        return self
+
+    @model_validator(mode="after")
     def _security_complete(self) -> Self:
         if self.security_protocol.startswith("SASL"):
             wanted = ("sasl_mechanism", "sasl_username", "sasl_password")
@@ -230,6 +242,11 @@ class Settings(BaseSettings):
         """Keys of decision tokens; None if there are none."""
         return keys_of(self.token_keys, self.token_key)
 
+    @model_validator(mode="after")
+    def _apprentices_follow_who_decides(self) -> Self:
+        check_follows(self.policies)
+        return self
+
     def topic(self, name: str) -> str:
         """Return the full name of the topic `name`."""
         return self.prefix + name
@@ -248,12 +265,25 @@ class Settings(BaseSettings):
             controls=self.topic("controls"),
             embedding_requests=self.topic("embedding-requests"),
             embeddings=self.topic("embeddings"),
+            conversions=self.topic("conversions"),
+            touches=self.topic("touches"),
+            attribution=self.topic("attribution"),
         )
 
     @property
     def learner_group(self) -> str:
         """The learners' consumer group."""
         return f"{self.prefix}clickloop-learner"
+
+    @property
+    def attributor_group(self) -> str:
+        """The attributors' consumer group."""
+        return f"{self.prefix}clickloop-attributor"
+
+    @property
+    def attributing(self) -> dict[str, PolicySettings]:
+        """The policies that attribute conversions by unit."""
+        return {name: policy for name, policy in self.policies.items() if policy.attribution is not None}
 
     @property
     def publisher_group(self) -> str:

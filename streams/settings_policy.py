@@ -17,6 +17,7 @@ from pydantic import (
 from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
 from streams.outcomes import TAKING_BACK
+from streams.settings_attribution import AttributionSettings, refused
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
 from streams.settings_texts import TextPolicy
@@ -127,6 +128,28 @@ class PolicySettings(TextPolicy):
     first: Rate = Field(1000.0, description="impressions that explore-first shows at random before it is greedy")
     power: Rate = Field(1.0, description="power of the standard deviation that uncertainty goes by; 0 is uniform")
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
+    mode: Literal["online", "apprentice", "logging"] = Field(
+        "online",
+        description="who decides: the policy itself; the policy that it follows, while it learns beside it (apprentice); the fallback (logging)",
+    )
+    follows: str | None = Field(None, min_length=1, description="mode apprentice: the policy that decides")
+    audit_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of decisions drawn uniformly for ever and told apart, as a yardstick; its size is audited",
+    )
+    audit: bool = Field(
+        False,
+        description="whether logged propensities are audited: alarms where arms are shown more often than they say",
+    )
+    audit_least: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the least propensity of any arm, where every decision chooses among all arms: then the audit also finds arms shown "
+        "too rarely; 0 where some decisions have other candidates",
+    )
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
     encoder: str | None = Field(
@@ -145,6 +168,9 @@ class PolicySettings(TextPolicy):
         default_factory=dict,
         description="model hybrid: numbers that tell what arms have in common, by arm, as many for each; arms without any "
         "start from the mean arm",
+    )
+    attribution: AttributionSettings | None = Field(
+        None, description="conversions that name a unit and no decision: how they are given to its touched decisions"
     )
 
     @model_validator(mode="before")
@@ -274,6 +300,14 @@ class PolicySettings(TextPolicy):
         return self
 
     @model_validator(mode="after")
+    def _apprentices_follow(self) -> Self:
+        if (self.mode == "apprentice") != (self.follows is not None):
+            raise ValueError(
+                f"mode = {self.mode!r} with follows = {self.follows!r}: an apprentice, and no other, follows a policy; give both or neither"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _huber_fits(self) -> Self:
         if self.huber is not None and self.model in ("logistic", "beta"):
             raise ValueError(
@@ -346,6 +380,13 @@ class PolicySettings(TextPolicy):
                 f"features with model = {self.model!r} and encoder = {self.encoder!r}: allowed are models with a context, "
                 "and no other encoder, because the features' own fingerprint stands there; leave one of them out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attribution_fits(self) -> Self:
+        why_not = refused(self)
+        if why_not is not None:
+            raise ValueError(why_not)
         return self
 
     @property

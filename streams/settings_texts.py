@@ -111,6 +111,11 @@ def line_problem(policies: Mapping[str, PolicySettings]) -> str | None:
         after[old] = name
         if policy.features is None or policies[old].features is None:
             return f"{where}: both need [features], so that one request's values make the context of either"
+        if policies[old].budgets or policies[old].caps or policy.mode != "online":
+            return (
+                f"{where}: budgets and caps count by policy and would not hold for both together, and mode = {policy.mode!r} does not decide; "
+                "a policy with budgets or caps has no successor, and a successor is online"
+            )
         if policies[old].epsilon == 0.0:
             return f"{where}: {old!r} needs epsilon above 0: what it decides with certainty cannot be learned from by another"
     for name in policies:

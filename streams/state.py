@@ -34,6 +34,7 @@ from streams.ledgers import Ledgers
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
 from streams.token_outcomes import TokenOutcomes
+from streams.touches import touches
 from streams.waiting import pack_places, unpack_places
 
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
@@ -84,8 +85,9 @@ class Rules:
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
     ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
-    ``tariffs``: of the policies whose spending is added up.
-    ``referring``, each with its limit of Huber's rule. ``partitions``: how many there are, None where tokens are not checked against it.
+    ``tariffs``: of the policies whose spending is added up. ``partitions``: how many there are, None where tokens are not
+    checked against it. ``touch_kinds``: of the policies that attribute conversions, which outcomes
+    are written to the ``touch_partitions`` of `touches`.
     """
 
     decoder: Decoder
@@ -103,6 +105,8 @@ class Rules:
     tariffs: Mapping[str, Tariff] = field(default_factory=dict)
     kappa: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     partitions: int | None = None
+    touch_kinds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    touch_partitions: int = 1
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -331,6 +335,7 @@ class PartitionState:
             *self._remembered(),
             *self._feedback(),
             *self._dead_letters(),
+            *self._touches(),
             self._checkpoint(),
         ]
         self._joined, self._matured, self._dead = [], [], []
@@ -430,6 +435,17 @@ class PartitionState:
             by_record.setdefault((side, row.record.offset), []).append(row)
         for (side, _), rows in by_record.items():
             yield from letters(self.rules.topics[side], self.number, rows)
+
+    def _touches(self) -> Iterator[Message]:
+        rules = self.rules
+        if rules.touch_kinds:
+            yield from touches(
+                self._joined,
+                kinds=rules.touch_kinds,
+                windows=rules.windows,
+                partitions=rules.touch_partitions,
+                source=self.number,
+            )
 
     def _checkpoint(self) -> Message:
         value = {

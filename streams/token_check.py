@@ -57,4 +57,5 @@ class TokenCheck:
             found.propensity,
             found.context[:dimension].astype(np.float32),
             ESTIMATE if found.estimated else 0,
+            row.token or "",
         )

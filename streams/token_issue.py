@@ -10,6 +10,8 @@ from policies.arm_contexts import ArmContexts
 from streams.tokens import ExpiredTokenError, Signed, TokenError, authentic, half, sign
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policies.batch import FloatArray
     from streams.settings import Settings
     from streams.tokens import Keys
@@ -85,6 +87,43 @@ class TokenDesk:
                 estimated=estimated,
             ),
             self._keys,
+        )
+
+    def of_slots(
+        self,
+        policy: str,
+        *,
+        decision_id: str,
+        slots: Sequence[str],
+        arms: Sequence[str | None],
+        propensity: Sequence[float],
+        estimated: bool,
+        snapshot: int | None,
+        context: FloatArray,
+        ts: int,
+    ) -> tuple[str | None, ...]:
+        """The tokens of K slots that were filled together, None for empty ones; the context is (d,), or (K, d).
+
+        Raises:
+            ValueError: as `token`.
+        """
+        if self._keys is None or not self.on(policy):
+            return (None,) * len(slots)
+        return tuple(
+            None
+            if arm is None
+            else self.token(
+                policy,
+                decision_id=decision_id,
+                slot=slot,
+                arm=arm,
+                propensity=chance,
+                estimated=estimated,
+                snapshot=snapshot,
+                context=context if context.ndim == 1 else context[place],
+                ts=ts,
+            )
+            for place, (slot, arm, chance) in enumerate(zip(slots, arms, propensity, strict=True))
         )
 
     def opened(self, token: str, *, ts: int) -> Signed:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from streams.decoded import Dead, Floats, Impressions, Ints, Names, Record, row_keys, unit_keys
 from streams.events import LARGEST, VERSION
 from streams.outcomes import TAKING_BACK, back_reason
+from streams.unit_numbers import unit_numbers
 
 AHEAD_MS = 5 * 60 * 1000  # event time may lead the record's timestamp by this much (semantics: events and time)
 LARGEST_SNAPSHOT = 2**31 - 1
@@ -37,6 +38,7 @@ class Raw:
     flags: npt.NDArray[np.uint8]  # (n,)
     unit: list[str | None] | None  # n, None where the policy has no limit
     cost: Floats | None = None  # (n,) NaN where there is none, None where no row has one
+    person: list[str | None] | None = None  # n, the unit again where the policy attributes conversions
 
 
 def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressions | None:
@@ -53,7 +55,7 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
         good &= np.array([bool(name) for name in raw.decision_id])
         good &= (raw.arm != arms.get("", -1)) & (raw.slot != slots.get("", -1))
     kept: Any = slice(None)
-    decision_id, unit = raw.decision_id, raw.unit
+    decision_id, unit, person = raw.decision_id, raw.unit, raw.person
     if not good.all():
         for i in np.flatnonzero(~good).tolist():
             row = None if raw.row is None else int(raw.row[i])
@@ -62,6 +64,7 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
         kept = good
         decision_id = [decision_id[i] for i in np.flatnonzero(good).tolist()]
         unit = None if unit is None else [unit[i] for i in np.flatnonzero(good).tolist()]
+        person = None if person is None else [person[i] for i in np.flatnonzero(good).tolist()]
         if not decision_id:
             return None
     slot = raw.slot[kept]
@@ -79,6 +82,7 @@ def valid(raw: Raw, *, arms: Names, slots: Names, dead: list[Dead]) -> Impressio
         flags=raw.flags[kept],
         unit=None if unit is None else unit_keys(unit),
         cost=None if raw.cost is None else raw.cost[kept],
+        person=None if person is None else unit_numbers(person),
     )
 
 

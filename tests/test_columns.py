@@ -138,11 +138,15 @@ def test_packed_contexts_and_lists_may_share_a_batch() -> None:
 
 def test_what_is_logged_for_audit_travels_in_columns_of_its_own() -> None:
     """Candidates, unit, explore and the kind of propensity are there if any row has one, with null where a row has none."""
-    events = [impression(1, candidates=["ad-3", "ad-4"], unit="u1"), impression(2, propensity_kind="estimate")]
+    events = [
+        impression(1, candidates=["ad-3", "ad-4"], unit="u1"),
+        impression(2, propensity_kind="estimate", group="canary"),
+    ]
     fields = as_map(encode_impressions(events))
     assert fields["candidates"] == [["ad-3", "ad-4"], None]
     assert fields["unit"] == ["u1", None]
     assert fields["propensity_kind"] == [None, "estimate"]
+    assert fields["group"] == [None, "canary"]
     assert "explore" not in fields
     assert decoded(encode_impressions(events))[0].ts.tolist() == [TS + 1, TS + 2]
 

@@ -19,7 +19,9 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 PROMETHEUS: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
-WORKERS = [name for name, service in COMPOSE["services"].items() if service.get("command", [None])[0] == "worker"]
+WORKERS = [
+    name for name, service in COMPOSE["services"].items() if service.get("command", [None])[0] in ("worker", "serve")
+]
 
 
 def program(name: str) -> str:
@@ -74,10 +76,14 @@ def test_every_worker_is_scraped() -> None:
     assert all(COMPOSE["services"][name]["expose"] == [port[1]] for name in WORKERS)
 
 
-def test_both_roles_run_after_the_topics_exist() -> None:
+def test_all_roles_run_after_the_topics_exist() -> None:
     """One service for each role, started when the topics were created, which waits for a healthy broker."""
-    roles = [role for name in WORKERS for role in COMPOSE["services"][name]["command"][1:]]
-    assert sorted(roles) == ["learner", "publisher"]
+    commands = [COMPOSE["services"][name]["command"] for name in WORKERS]
+    assert sorted(role for verb, *roles in commands if verb == "worker" for role in roles) == [
+        "attributor",
+        "learner",
+        "publisher",
+    ]
     for name in WORKERS:
         assert COMPOSE["services"][name]["depends_on"]["topics"]["condition"] == "service_completed_successfully"
     one_shot = COMPOSE["services"]["topics"]

@@ -37,6 +37,7 @@ LABELS = {
     "clickloop_ctr": {"policy"},
     "clickloop_half_life_seconds": {"policy"},
     "clickloop_position_effect_ratio": {"policy", "slot"},
+    "clickloop_audit_alarms": {"policy"},
     "clickloop_drift_alarms": {"policy"},
     "clickloop_click_delay_seconds": {"policy"},
     "clickloop_judged_rows": {"policy", "outcome"},
@@ -49,6 +50,10 @@ LABELS = {
     "clickloop_dead_letters": {"topic", "reason"},
     "clickloop_recoveries": {"reason"},
     "clickloop_lost_records": {"topic"},
+    "clickloop_conversions": {"outcome"},
+    "clickloop_waiting_conversions": {"partition"},
+    "clickloop_kept_touches": {"partition"},
+    "clickloop_attribution_watermark_seconds": {"partition"},
 }
 
 

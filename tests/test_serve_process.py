@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 from streams.events import Impression
+from streams.published import read_snapshots
 from streams.reading import bounds, partition_count, read, reader
+from streams.sums import read_states
 from tests.loop import WORKER, Loop
 
 if TYPE_CHECKING:
@@ -198,3 +200,56 @@ def children(parent: int) -> list[int]:
             if b"spawn_main" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
+
+
+SLOTS = """
+[policies.front]
+dimension = 2
+window_s = 600
+arms = ["dear", "free", "third"]
+epsilon = 0.1
+[policies.front.slots.side]
+position = 0.5
+[policies.front.budgets.spring]
+amount = 40.0
+period_s = 86400
+[policies.front.ads.dear]
+budget = "spring"
+cost = 0.125
+click_cost = 1.0
+[policies.front.ads.free]
+value = 1.0
+"""
+
+
+def test_a_budget_is_spent_by_pages_over_http_and_then_closes(bootstrap: str, prefix: str, tmp_path: Path) -> None:
+    """Pages of two slots by HTTP until the arm is gone from them: what the ledger says is spent is what was shown and clicked."""
+    asks = [{"policy": "front", "slots": ["top", "side"], "context": [1.0, 0.5]}] * 20
+    with Loop(bootstrap, prefix, tmp_path, SLOTS, partitions=2) as loop:
+        loop.start("learner")
+        loop.start("publisher", "publisher")
+        with Served(loop) as served:
+            served.wait("/readyz")
+            impressions = clicks = 0
+            gone, until = 0, time.monotonic() + 40
+            while gone < 5 and time.monotonic() < until:
+                status, answers = served.call("POST", "/v1/decisions", asks)
+                assert status == 200
+                dear = [(one["decision_id"], s["slot"]) for one in answers for s in one["slots"] if s["arm"] == "dear"]
+                gone = 0 if dear else gone + 1
+                outcomes = [{"decision_id": decision, "slot": slot} for decision, slot in dear[::4]]
+                if outcomes:
+                    assert served.call("POST", "/v1/outcomes", outcomes)[0] == 202
+                impressions, clicks = impressions + len(dear), clicks + len(outcomes)
+                time.sleep(0.1)
+            assert gone == 5, "the budget never closed"
+            assert served.stop() == 0, served.log.read_text()[-3000:]
+        loop.wait_covered()
+        states = read_states(loop.settings)
+        spent = sum(
+            state.ledgers.by_policy["front"].accounts["spring"].total for state in states if state.ledgers.by_policy
+        )
+        assert spent == 0.125 * impressions + 1.0 * clicks
+        assert spent >= 40.0
+        snapshot = read_snapshots(loop.settings)["front"]
+        assert snapshot.allotment.closed == {"spring"}

@@ -269,12 +269,12 @@ def test_over_http_each_slot_has_the_context_of_its_arm_where_these_differ() -> 
         ):
             answer = one.decide(ask)
         assert "context" not in answer
-        shown = answer["slots"] if logged == "none" else kafka.impressions
-        get = (
-            (lambda row: (row["arm"], row["context"])) if logged == "none" else lambda row: (row.arm, list(row.context))
-        )
-        found[logged] = dict(map(get, shown))
-        assert {"context" in slot for slot in answer["slots"]} == {logged == "none"}
+        arms = [slot["arm"] for slot in answer["slots"]]
+        if logged == "none":
+            found[logged] = dict(zip(arms, answer["contexts"], strict=True))
+        else:
+            found[logged] = {row.arm: list(row.context) for row in kafka.impressions}
+        assert ("contexts" in answer) == (logged == "none")
     assert set(found["none"]) == {"a", "b"}
     assert found["none"] == found["before"]
     for arm, context in found["none"].items():
@@ -303,6 +303,9 @@ def test_a_service_is_ready_without_a_snapshot_of_what_still_learns() -> None:
     ("policies", "message"),
     [
         ({"front": OLD | {"epsilon": 0.0}}, "needs epsilon above 0"),
+        ({"front": OLD | {"budgets": {"spring": {"amount": 1.0}}}}, "budgets and caps count by policy"),
+        ({"front": OLD | {"caps": {"often": {"limit": 1}}}}, "budgets and caps count by policy"),
+        ({"front-2": NEW | {"mode": "logging"}}, "does not decide"),
         ({"front": {"dimension": 2}}, "both need [features]"),
         ({"front-3": NEW}, "succeeds it already"),
         ({"front": OLD | {"succeeds": "front-2"}}, "in a circle"),
@@ -321,3 +324,28 @@ def test_a_policy_without_a_successor_is_routed_to_itself() -> None:
     known = Settings(policies={"front": PolicySettings.model_validate(OLD)})
     assert Routes(known).of("front", "d1", lambda _: None) == ("front", "front")
     assert Routes(known).values("front", "front", VALUES) is VALUES
+
+
+def test_pages_are_decided_by_the_same_routes() -> None:
+    """All slots of a page belong to one policy, each with its arm's context and a marginal propensity of the old one's."""
+    known = settings()
+    ads = {"a": {"title": "Two red shoes"}, "b": {"title": "A hat"}}
+    matched = NEW | {"features": NEW["features"] | {"match": "query"}, "ads": ads}
+    known = settings(**{"front-2": matched})
+    have = table()
+    have.put("Two red shoes", "A hat")
+    with closing(PolicyClient(known, rng=np.random.default_rng(1), texts=Texts(known, have))) as client:
+        client._swap("front", snapshot("front"))
+        pages = [client.decide_slots("front", VALUES, slots=("top", "side"), decision_id=name) for name in IDS[:40]]
+        client._swap("front-2", snapshot("front-2", succeeds="front", known=known))
+        taken = client.decide_slots("front", VALUES, slots=("top", "side"))
+    for page in pages:
+        new = learns(page.decision_id, "front-2", 0.4)
+        assert (page.policy, page.snapshot) == (("front-2", None) if new else ("front", 3))
+        for one in page.decisions:
+            assert one.context.shape == ((5,) if new else (2,))
+            if new:
+                match = PROJECTION.match(vector_of("red shoes"), vector_of(ads[one.arm]["title"]))
+                assert one.context[-1] == pytest.approx(match, rel=1e-6)
+    assert (taken.policy, taken.snapshot, taken.missing) == ("front-2", 3, ())
+    assert len({tuple(one.context) for one in taken.decisions}) == 2

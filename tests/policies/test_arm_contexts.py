@@ -11,6 +11,7 @@ import pytest
 from policies.arm_contexts import ArmContexts, context_of
 from policies.batch import Batch, FloatArray
 from policies.decide import decide, law
+from policies.decide_slots import decide_slots
 from policies.empirical_bayes import fit
 from policies.explain import explain
 from policies.explorers import Scores, explore
@@ -18,7 +19,7 @@ from policies.model import make_model
 from policies.prior import BetaPrior, Prior, StudentPrior
 from policies.snapshot import Snapshot, build, decode_head, encode_head
 from policies.stack import BetaStack, dof_of
-from streams.serve_allocate import allocate, allocate_each
+from streams.filling import Filler, Place
 from tests.policies.snapshots import two_sums
 
 CONTEXTS = ArmContexts(x=np.array([1.0, 0.5, 0.0]), column=2, by_arm={"a": 2.0, "b": -1.0, "new": 1.0})
@@ -62,10 +63,10 @@ def test_one_context_for_all_decides_as_it_always_did() -> None:
     known = snapshot()
     shared = replace(CONTEXTS, by_arm={})
     assert np.abs(law(known, shared) - law(known, shared.x)).max() < 1e-12
-    u = np.array([0.3, 0.8])
-    ours, theirs = allocate_each(known, shared, None, u), allocate(known, shared.x[None], None, u[None])[0]
-    assert [one.place for one in ours] == [one.place for one in theirs]
-    assert np.allclose([one.propensity for one in ours], [one.propensity for one in theirs], rtol=0, atol=1e-12)
+    kappa = np.array([1.0, 0.5])
+    ours, theirs = (decide_slots(known, one, kappa=kappa, rng=np.random.default_rng(3)) for one in (shared, shared.x))
+    assert ours.arms == theirs.arms
+    assert np.allclose(ours.propensity, theirs.propensity, rtol=0, atol=1e-12)
 
 
 def test_arms_are_drawn_from_that_law() -> None:
@@ -79,10 +80,25 @@ def test_arms_are_drawn_from_that_law() -> None:
     for _ in range(20):
         drawn = decide(hidden, CONTEXTS, rng=rng)
         assert drawn.propensity == pytest.approx(p[hidden.names.index(drawn.arm)], abs=1e-12)
-    for u in (0.1, 0.5, 0.9):
-        (one,) = allocate_each(hidden, CONTEXTS, None, np.array([u]))
-        assert one.propensity == pytest.approx(p[one.place], abs=1e-12)
-    assert allocate_each(replace(known, paused=known.names), CONTEXTS, None, np.array([0.5])) == []
+    filler = Filler({})
+    for seed in range(5):
+        found = filler.fill("front", hidden, CONTEXTS, Place(slots=("top",)), rng=np.random.default_rng(seed))
+        assert found.propensity[0] == pytest.approx(p[hidden.names.index(str(found.arms[0]))], abs=1e-12)
+    nothing = replace(known, paused=known.names)
+    assert filler.fill("front", nothing, CONTEXTS, Place(slots=("top",)), rng=rng).arms == (None,)
+
+
+def test_pages_are_filled_by_each_arms_own_context() -> None:
+    """With one slot the marginals are the law of one decision; the best match stands first where nothing else is known."""
+    known = snapshot()
+    one = decide_slots(known, CONTEXTS, kappa=np.ones(1), rng=np.random.default_rng(0))
+    assert one.allocation.probabilities is not None
+    assert np.abs(one.allocation.probabilities[0] - law(known, CONTEXTS)).max() < 1e-9
+    two = decide_slots(known, CONTEXTS, kappa=np.array([1.0, 0.5]), rng=np.random.default_rng(0))
+    same_for_all = decide_slots(known, CONTEXTS.x, kappa=np.array([1.0, 0.5]), rng=np.random.default_rng(0))
+    assert two.allocation.probabilities is not None
+    assert same_for_all.allocation.probabilities is not None
+    assert np.abs(two.allocation.probabilities - same_for_all.allocation.probabilities).max() > 1e-4
 
 
 def test_explanations_are_of_each_arm_in_its_own_context() -> None:
