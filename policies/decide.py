@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from policies.arm_contexts import ArmContexts
 from policies.arm_laws import BetaLaws, NormalLaws, StudentLaws
 from policies.beta_thompson import beta_moments, thompson_beta
 from policies.explorers import Scores, explore, floor
@@ -66,13 +67,17 @@ class Decision:
 
 
 def decide(
-    snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None, *, rng: np.random.Generator
+    snapshot: Snapshot,
+    context: npt.ArrayLike | ArmContexts,
+    candidates: Sequence[str] | None = None,
+    *,
+    rng: np.random.Generator,
 ) -> Decision:
     """Draw an arm from the policy's probabilities.
 
     Args:
         snapshot: the policy.
-        context: (d,) in the units that were learned from; the model "beta" ignores it.
+        context: (d,) in the units that were learned from; the model "beta" ignores it. Or one that differs between arms.
         candidates: arms to choose from, each once; None is all that the snapshot has. An unknown arm is scored
             by the prior.
         rng: advanced by one draw, by more for an estimate.
@@ -96,7 +101,7 @@ def decide(
     names = snapshot.names if candidates is None else tuple(candidates)
     kind: Kind = "exact"
     p: FloatArray | None = None
-    scores = _scores(snapshot, context, rows)
+    scores = _scores(snapshot, context, rows, names)
     many = _many_beta(snapshot, rows) if scores is None else many_of(snapshot, scores)
     if many is not None:
         drawn, propensity = draw_estimated(many, rng=rng, epsilon=snapshot.rates["epsilon"])
@@ -116,13 +121,15 @@ def decide(
     )
 
 
-def law(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None) -> FloatArray:
+def law(
+    snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, candidates: Sequence[str] | None = None
+) -> FloatArray:
     """(K,) exact probability of each candidate, 0 for what is paused or gone; see `decide`."""
     shown = snapshot.showable(candidates)
     if shown is not candidates:
         return spread(snapshot, law(snapshot, context, shown), candidates)
     rows = rows_of(snapshot, candidates)
-    scores = _scores(snapshot, context, rows)
+    scores = _scores(snapshot, context, rows, snapshot.names if candidates is None else candidates)
     return _beta(snapshot, rows) if scores is None else explore(scores, snapshot.explorer, snapshot.rates)
 
 
@@ -183,14 +190,35 @@ def check_contexts(snapshot: Snapshot, contexts: FloatArray, shape: tuple[int, .
         raise ValueError(f"the context holds numbers that are not finite, or above {LARGEST:g}: {contexts}")
 
 
-def _scores(snapshot: Snapshot, context: npt.ArrayLike, rows: Index | None) -> Scores | None:
+def scores_of(
+    snapshot: Snapshot, contexts: ArmContexts, rows: Index | None, names: Sequence[str]
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation (C,) of the arms in `rows`, which are `names`, each in its own context.
+
+    Raises:
+        ValueError: contexts of another length or with numbers that are not finite; Beta arms, which have none.
+    """
+    arms = snapshot.stack
+    if isinstance(arms, BetaStack):
+        raise ValueError(f"policy {snapshot.policy!r} has no contexts: the model is {snapshot.model!r}")
+    each = contexts.each(names)
+    check_contexts(snapshot, each, (len(names), snapshot.dimension))
+    return arms.scores_each(each, rows)
+
+
+def _scores(
+    snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, rows: Index | None, names: Sequence[str]
+) -> Scores | None:
     """What the explorer goes by; None for Beta arms, whose law does not need the context."""
     arms = snapshot.stack
     if isinstance(arms, BetaStack):
         return None
-    x = np.asarray(context, np.float64)
-    check_contexts(snapshot, x, (snapshot.dimension,))
-    mean, sd = arms.scores(x, rows)
+    if isinstance(context, ArmContexts):
+        mean, sd = scores_of(snapshot, context, rows, names)
+    else:
+        x = np.asarray(context, np.float64)
+        check_contexts(snapshot, x, (snapshot.dimension,))
+        mean, sd = arms.scores(x, rows)
     return Scores(mean=mean, sd=sd, count=snapshot.count, noise_sd=snapshot.noise_sd, dof=dof_of(arms, rows))
 
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from policies.allocation import DRAWS, Allocation, Method, allocate, swap
+from policies.arm_contexts import ArmContexts
 from policies.beta_thompson import beta_moments
-from policies.decide import Kind, check_contexts, rows_of
+from policies.decide import Kind, check_contexts, rows_of, scores_of
 from policies.matching import EMPTY, Mask, Mode
 from policies.offers import NO_TERMS, Terms, offer
 from policies.stack import BetaStack, LinearStack
@@ -54,7 +55,7 @@ class SlotDecision:
 
 def decide_slots(
     snapshot: Snapshot,
-    context: npt.ArrayLike,
+    context: npt.ArrayLike | ArmContexts,
     candidates: Sequence[str] | None = None,
     *,
     kappa: FloatArray,
@@ -73,7 +74,7 @@ def decide_slots(
 
     Args:
         snapshot: the policy; its explorer, rates and floor apply to the worths.
-        context: (d,), or (K, d) where slots have features of their own.
+        context: (d,), or (K, d) where slots have features of their own, or one that differs between arms.
         candidates: arms to choose from, each once; None is all that the snapshot has.
         kappa: (K,) position effects of the slots.
         rng: advanced.
@@ -100,7 +101,7 @@ def decide_slots(
     if rows is None and candidates is not snapshot.names:
         rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
-    mean, sd = expectations(snapshot, context, rows, slots=len(kappa))
+    mean, sd = expectations(snapshot, context, rows, slots=len(kappa), names=names)
     shown = allocate(
         offer(mean, sd, kappa=kappa, terms=terms, eligible=eligible, reserve=reserve),
         explorer=snapshot.explorer,
@@ -126,7 +127,12 @@ def decide_slots(
 
 
 def expectations(
-    snapshot: Snapshot, context: npt.ArrayLike, rows: Index | None, *, slots: int
+    snapshot: Snapshot,
+    context: npt.ArrayLike | ArmContexts,
+    rows: Index | None,
+    *,
+    slots: int,
+    names: Sequence[str] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the expected reward: (N,), or (K, N) for contexts (K, d).
 
@@ -141,13 +147,19 @@ def expectations(
     if isinstance(arms, BetaStack):
         which = np.arange(len(arms.row)) if rows is None else rows
         return beta_moments(arms.a[which], arms.b[which])
+    if isinstance(context, ArmContexts):
+        return _rates(snapshot, *scores_of(snapshot, context, rows, snapshot.names if names is None else names))
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (slots, snapshot.dimension) if x.ndim == 2 else (snapshot.dimension,))
     if isinstance(arms, LinearStack) and snapshot.explorer in BY_MEAN and snapshot.model != "logistic":
         only = arms.means(x.T, rows).T
         return only, np.zeros_like(only)
     mean, sd = arms.scores(np.ascontiguousarray(x.T), rows)
-    mean, sd = mean.T, sd.T
+    return _rates(snapshot, mean.T, sd.T)
+
+
+def _rates(snapshot: Snapshot, mean: FloatArray, sd: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What scores say of expected rewards."""
     if snapshot.model == "logistic":
         p = expit(mean)
         return p, p * (1.0 - p) * sd

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from policies.arm_contexts import ArmContexts
     from policies.batch import FloatArray
     from policies.canary import Group
     from policies.snapshot import Snapshot
@@ -40,7 +41,7 @@ class Laws(NamedTuple):
         return self.canary if group == "canary" else self.incumbent
 
 
-def laws(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None) -> Laws:
+def laws(snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, candidates: Sequence[str] | None = None) -> Laws:
     """Of candidates that may be shown, every one of them; see `policies.decide.decide` for arguments and errors."""
     incumbent = law(snapshot, context, candidates)
     other, share, random = snapshot.candidate, 0.0, snapshot.audit_share
@@ -53,7 +54,9 @@ def laws(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] |
     return Laws(incumbent, canary, marginal)
 
 
-def split_law(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None) -> FloatArray:
+def split_law(
+    snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, candidates: Sequence[str] | None = None
+) -> FloatArray:
     """(K,) marginal probability of each candidate, 0 for what is paused or gone."""
     if not snapshot.splits:
         return law(snapshot, context, candidates)
@@ -68,7 +71,7 @@ def split_law(snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[s
 
 def decide_split(
     snapshot: Snapshot,
-    context: npt.ArrayLike,
+    context: npt.ArrayLike | ArmContexts,
     candidates: Sequence[str] | None = None,
     *,
     key: str,

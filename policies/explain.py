@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from policies.arm_contexts import ArmContexts
 from policies.beta_thompson import beta_moments
 from policies.closed_forms import best
-from policies.decide import check_contexts, law, rows_of
+from policies.decide import check_contexts, law, rows_of, scores_of
 from policies.stack import BetaStack, StudentStack
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Explanation:
 
 
 def explain(
-    snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None = None
+    snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, candidates: Sequence[str] | None = None
 ) -> tuple[Explanation, ...]:
     """Explain every candidate, in their order; arguments and errors are those of `policies.decide.decide`.
 
@@ -115,9 +116,9 @@ def explain(
             arm=name,
             mean=float(mean[i]),
             contributions=contributions[i],
-            prior=prior,
+            prior=prior[i],
             sd=float(sd[i]),
-            unknown=float((sd[i] / before) ** 2) if before > 0.0 else 1.0,
+            unknown=float((sd[i] / before[i]) ** 2) if before[i] > 0.0 else 1.0,
             bonus=float(snapshot.rates.get("alpha", 0.0) * sd[i]),
             propensity=float(p[i]),
             greedy=float(greedy[i]),
@@ -128,17 +129,22 @@ def explain(
 
 
 def _parts(
-    snapshot: Snapshot, context: npt.ArrayLike, candidates: Sequence[str] | None
-) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-    """Contributions (K, d), those of the prior (d,), standard deviations (K,) and that of the prior."""
+    snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, candidates: Sequence[str] | None
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Contributions (K, d), those of the prior (K, d), standard deviations (K,) and those of the prior (K,)."""
     arms, rows = snapshot.stack, rows_of(snapshot, candidates)
     chosen = np.arange(len(arms.row)) if rows is None else rows
-    last = np.array([len(arms.row)])
+    last = np.full(len(chosen), len(arms.row))
     if isinstance(arms, BetaStack):
         mean, sd = beta_moments(arms.a, arms.b)
-        return mean[chosen, None], mean[last], sd[chosen], float(sd[-1])
+        return mean[chosen, None], mean[last, None], sd[chosen], sd[last]
+    weights = (arms.linear if isinstance(arms, StudentStack) else arms).mean
+    if isinstance(context, ArmContexts):
+        names = snapshot.names if candidates is None else candidates
+        x = context.each(names)
+        sd, before = (scores_of(snapshot, context, place, names)[1] for place in (chosen, last))
+        return weights[chosen] * x, weights[last] * x, sd, before
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (snapshot.dimension,))
-    weights = (arms.linear if isinstance(arms, StudentStack) else arms).mean
-    _, sd = arms.scores(x, np.append(chosen, last))
-    return weights[chosen] * x, weights[-1] * x, sd[:-1], float(sd[-1])
+    _, sd = arms.scores(x, np.append(chosen, last[:1]))
+    return weights[chosen] * x, weights[last] * x, sd[:-1], np.full(len(chosen), sd[-1])

@@ -4,7 +4,9 @@ The vector is, in this order: the constant 1 if there is an intercept; each nume
 fixed constants; each categorical feature as one 1 among its buckets; each cross of features, a column or a block of
 buckets. A value's bucket is the first 8 bytes, little-endian, of BLAKE2b over the names and values, modulo the number of
 buckets (Weinberger et al. 2009, "Feature hashing", without the random sign): the same on every machine, no dictionary to
-keep, and values that share a bucket share its weight.
+keep, and values that share a bucket share its weight. Then each text as the first components of its vector under a named
+projection (policies/projection.py), zeros where there is no vector; last, if there is one, the column of the interest match,
+which differs between arms (policies/arm_contexts.py) and is 0 here.
 
 The constants are part of the definition and never estimated here: a vector is a function of values and definition alone.
 The fingerprint names the definition, so that sums and snapshots of another are told apart.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
 
 Value = float | str | bool | None
-"""What a feature may be: a number (or bool) if numeric, a string if categorical, None if it is not known."""
+"""What a feature may be: a number (or bool) if numeric, a string if categorical or a text, None if it is not known."""
 
 
 class FeatureError(ValueError):
@@ -70,6 +72,9 @@ class Features:
         categorical: number of buckets by name.
         crosses: products of these.
         intercept: whether the vector begins with a constant 1.
+        texts: number of components by name.
+        projection: name of the projection that makes these, and the match.
+        match: which of the texts arms' texts are matched with.
 
     Raises:
         FeatureError: no feature at all, a name used twice, a cross of names that there are not, or no buckets.
@@ -88,14 +93,23 @@ class Features:
     categorical: Mapping[str, int]
     crosses: tuple[Cross, ...] = ()
     intercept: bool = True
+    texts: Mapping[str, int] = field(default_factory=dict)
+    projection: str | None = None
+    match: str | None = None
 
     def __post_init__(self) -> None:
         names = self.names
         if not names:
-            raise FeatureError("there are no features; name at least one, numeric or categorical")
-        twice = sorted(set(self.numeric) & set(self.categorical))
+            raise FeatureError("there are no features; name at least one, numeric or categorical or a text")
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise FeatureError(f"{twice} are both numeric and categorical; choose one")
+            raise FeatureError(f"{twice} are both numeric and categorical, or one of these and a text; choose one")
+        none = {name: length for name, length in self.texts.items() if length < 1}
+        if none or (self.texts and self.projection is None) or self.match not in (None, *self.texts):
+            raise FeatureError(
+                f"texts = {dict(self.texts)}, projection = {self.projection!r}, match = {self.match!r}: texts need a "
+                "projection and a component or more each, and match must be one of them"
+            )
         empty = {name: buckets for name, buckets in self.categorical.items() if buckets < 1}
         if empty:
             raise FeatureError(f"categorical = {empty}: must have at least one bucket each")
@@ -103,11 +117,10 @@ class Features:
             self._check(cross)
 
     def _check(self, cross: Cross) -> None:
-        unknown = [name for name in cross.of if name not in self.names]
+        known = (*self.numeric, *self.categorical)
+        unknown = [name for name in cross.of if name not in known]
         if unknown or len(cross.of) < 2:
-            raise FeatureError(
-                f"a cross of {list(cross.of)}: must name two or more of the features {', '.join(self.names)}"
-            )
+            raise FeatureError(f"a cross of {list(cross.of)}: must name two or more of the features {', '.join(known)}")
         hashed = any(name in self.categorical for name in cross.of)
         if hashed != (cross.buckets is not None) or (cross.buckets is not None and cross.buckets < 1):
             needs = (
@@ -117,16 +130,18 @@ class Features:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The features' names: the numeric ones, then the categorical."""
-        return (*self.numeric, *self.categorical)
+        """The features' names: the numeric ones, the categorical, the texts."""
+        return (*self.numeric, *self.categorical, *self.texts)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """(d,) what each component of the vector is: "1", "hour", "device#0", "hour*device#3"."""
+        """(d,) what each component of the vector is: "1", "hour", "device#0", "hour*device#3", "query~0", "query.match"."""
         blocks = [(name, buckets) for name, buckets in self.categorical.items()]
         blocks += [("*".join(cross.of), cross.buckets or 0) for cross in self.crosses]
         hashed = [f"{name}#{i}" if buckets else name for name, buckets in blocks for i in range(buckets or 1)]
-        return (*(("1",) if self.intercept else ()), *self.numeric, *hashed)
+        texts = [f"{name}~{j}" for name, length in self.texts.items() for j in range(length)]
+        match = () if self.match is None else (f"{self.match}.match",)
+        return (*(("1",) if self.intercept else ()), *self.numeric, *hashed, *texts, *match)
 
     @property
     def dimension(self) -> int:
@@ -136,16 +151,22 @@ class Features:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with anything in the definition that changes a vector."""
-        definition = {
+        definition: dict[str, object] = {
             "numeric": [[name, of.mean, of.sd] for name, of in self.numeric.items()],
             "categorical": list(self.categorical.items()),
             "crosses": [[cross.of, cross.buckets] for cross in self.crosses],
             "intercept": self.intercept,
         }
+        if self.projection is not None:
+            definition |= {"texts": list(self.texts.items()), "projection": self.projection, "match": self.match}
         return "features:" + hashlib.blake2b(json.dumps(definition).encode(), digest_size=8).hexdigest()
 
-    def vector(self, values: Mapping[str, Value]) -> FloatArray:
-        """(d,) context of named values. None adds nothing: zeros, which for a number is its mean.
+    def vector(self, values: Mapping[str, Value], components: Mapping[str, FloatArray] | None = None) -> FloatArray:
+        """(d,) context of named values. None adds nothing: zeros, which for a number or a text is the mean.
+
+        Args:
+            values: by name.
+            components: of the texts, by name, as many as are declared or more; a text that is left out is at the mean.
 
         Raises:
             FeatureError: a name that there is not, one that is missing, or a value of another kind.
@@ -157,7 +178,7 @@ class Features:
         if missing:
             raise FeatureError(f"feature {missing[0]!r} is missing; give its value, or None if it is not known")
         numbers = {name: self._number(name, values[name]) for name in self.numeric}
-        words = {name: self._word(name, values[name]) for name in self.categorical}
+        words = {name: self._word(name, values[name]) for name in (*self.categorical, *self.texts)}
         x = np.zeros(self.dimension)
         at = int(self.intercept)
         x[:at] = 1.0
@@ -169,6 +190,10 @@ class Features:
         for cross in self.crosses:
             product = math.prod(numbers[name] for name in cross.of if name in numbers)
             at = _put(x, at, product, {name: words[name] for name in cross.of if name in words}, cross.buckets or 1)
+        for name, length in self.texts.items():
+            found = None if components is None or words[name] is None else components.get(name)
+            x[at : at + length] = 0.0 if found is None else found[:length]
+            at += length
         return x
 
     def _number(self, name: str, value: Value) -> float:

@@ -90,6 +90,7 @@ class Snapshot:
         canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
         audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
         logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
+        succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
     """
 
     policy: str
@@ -115,6 +116,7 @@ class Snapshot:
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
+    succeeds: str | None = None
 
     @property
     def splits(self) -> bool:
@@ -206,6 +208,7 @@ def build(
     audit_share: float = 0.0,
     logging: bool = False,
     follows: str = "",
+    succeeds: str | None = None,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -219,7 +222,8 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows, succeeds: see
+            `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -269,6 +273,7 @@ def build(
             audit_share=audit_share,
             logging=logging,
             follows=follows,
+            succeeds=succeeds,
         )
     )
 
@@ -371,6 +376,7 @@ def head_of(snapshot: Snapshot) -> Head:
         audit_share=snapshot.audit_share,
         logging=snapshot.logging,
         follows=snapshot.follows,
+        succeeds=snapshot.succeeds,
     )
 
 
@@ -431,4 +437,5 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         audit_share=head.audit_share,
         logging=head.logging,
         follows=head.follows,
+        succeeds=head.succeeds,
     )

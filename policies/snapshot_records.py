@@ -15,6 +15,7 @@ Head::
     canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
     audit_share   of decisions drawn uniformly. Left out if 0
     logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
+    succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
 
 Arm::
 
@@ -167,6 +168,7 @@ class Head:
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
+    succeeds: str | None = None
 
 
 class _Version(msgspec.Struct):
@@ -208,6 +210,7 @@ class _Head(msgspec.Struct):
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
+    succeeds: str | None = None
 
 
 class _Arm(msgspec.Struct):
@@ -224,7 +227,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows")
+LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows", "succeeds")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))

@@ -66,6 +66,14 @@ class LinearStack:
         """
         return (self.mean[: len(self.row)] if rows is None else self.mean[rows]) @ context
 
+    def scores_each(self, contexts: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+        """`scores` for a context of its own for each of the C arms in `rows`: (C, d) in, (C,) out."""
+        chosen = slice(len(self.row)) if rows is None else rows
+        m = np.einsum("ci,ci->c", self.mean[chosen], contexts)
+        i, j = lower_indices(contexts.shape[1])
+        variance = np.einsum("cp,cp->c", self.square[chosen], contexts[:, i] * contexts[:, j])
+        return m, np.sqrt(np.maximum(variance, 0.0))
+
     @cached_property
     def _narrow(self) -> tuple[Float32Array, Float32Array]:
         """`square` and sqrt(diag V) in float32."""
@@ -112,6 +120,10 @@ class StudentStack:
     def scores(self, context: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
         """As `LinearStack.scores`."""
         return self.linear.scores(context, rows)
+
+    def scores_each(self, contexts: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+        """As `LinearStack.scores_each`."""
+        return self.linear.scores_each(contexts, rows)
 
 
 def dof_of(arms: LinearStack | StudentStack, rows: Index | None) -> FloatArray | None:

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from policies.arm_contexts import ArmContexts, context_of
 from policies.arms import showable
 from policies.decide import Kind, decide
 from policies.decide_split import decide_split, split_key, split_law
 from policies.explain import explain
-from streams.contexts import vector
+from streams.contexts import compiled
 from streams.conversions import Conversion
 from streams.drawing import OfThreads
 from streams.events import Codec, Impression, Outcome
@@ -41,6 +42,8 @@ from streams.following import Follower
 from streams.modes import LOGGING, deciding, logs_only
 from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
+from streams.succession import Routes
+from streams.texts import Compiled, Texts
 from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
@@ -89,6 +92,7 @@ class Decision:
         reason: why the fallback decided, None where the snapshot did.
         token: to send back with outcomes, so that they count after the impression is forgotten; None where the policy has none.
         group: who decided where decisions are shared out (policies/canary.py); `propensity` and `probabilities` are marginal over it.
+        missing: texts that have no vector yet, so that their features are at the mean; of arms as "ads.NAME".
     """
 
     decision_id: str
@@ -106,6 +110,7 @@ class Decision:
     reason: str | None = None
     token: str | None = None
     group: Group | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +123,14 @@ class SlotsDecision:
         propensity: marginal probability of each slot's arm, whatever the others show; of an empty slot, that it stays empty.
         propensity_kind: of all of them.
         snapshot: version decided from, None for a fallback.
-        context: (d,), or (K, d) where slots have features of their own.
+        context: (d,), (K, d) where slots have features of their own, or one that differs between arms.
         candidates: the N arms that could have been chosen.
         probabilities: (K, N) marginal probability of every arm in every slot, None beside an estimate.
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
         tokens: of each slot, None where it is empty or the policy has none; empty without any.
         groups: who decided, where decisions are shared out, of the slot that tells it (policies/slots_split.py); empty else.
+        missing: texts that have no vector yet, so that their features are at the mean; of arms as "ads.NAME".
     """
 
     decision_id: str
@@ -133,7 +139,7 @@ class SlotsDecision:
     arms: tuple[str | None, ...]
     propensity: tuple[float, ...]
     snapshot: int | None
-    context: FloatArray
+    context: FloatArray | ArmContexts
     candidates: tuple[str, ...]
     probabilities: FloatArray | None
     ts: int
@@ -142,6 +148,7 @@ class SlotsDecision:
     reason: str | None = None
     tokens: tuple[str | None, ...] = ()
     groups: tuple[Group | None, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -156,7 +163,7 @@ class SlotsDecision:
             arm=arm,
             propensity=self.propensity[place],
             snapshot=self.snapshot,
-            context=self.context if self.context.ndim == 1 else self.context[place],
+            context=context_of(self.context, arm, place),
             candidates=self.candidates,
             probabilities=None if self.probabilities is None else self.probabilities[place],
             ts=self.ts,
@@ -165,9 +172,8 @@ class SlotsDecision:
             reason=self.reason,
             token=self.tokens[place] if self.tokens else None,
             group=self.groups[place] if self.groups else None,
+            missing=self.missing,
         )
-
-    group: Group | None = None
 
 
 class PolicyClient:
@@ -187,6 +193,7 @@ class PolicyClient:
         new_id: gives decision ids; they must not repeat, in other processes either.
         on_snapshot: called in the background thread after a swap. Must not raise.
         on_delivery: see `EventProducer`.
+        texts: makes features of texts; None asks Kafka for vectors where a policy needs them. Closed with the client.
     """
 
     def __init__(
@@ -202,6 +209,7 @@ class PolicyClient:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         on_snapshot: Callable[[Snapshot], None] | None = None,
         on_delivery: Callable[[Delivery], None] | None = None,
+        texts: Texts | None = None,
     ) -> None:
         if fallback != "uniform" and (isinstance(fallback, str) or not fallback):
             raise ValueError(f"fallback is {fallback!r}; allowed: 'uniform' or a list of arms, the best first")
@@ -215,6 +223,8 @@ class PolicyClient:
         self._new_id = new_id
         self._on_snapshot = on_snapshot
         self._tokens = TokenDesk(settings)
+        self._routes = Routes(settings)
+        self.texts = Texts(settings) if texts is None else texts
         self._snapshots: dict[str, Snapshot] = {}
         self._arrived = threading.Condition()
         self._producer = EventProducer(settings, codec=codec, queue_rows=queue_rows, on_delivery=on_delivery)
@@ -288,7 +298,8 @@ class PolicyClient:
         place empty if such an arm must not be shown.
 
         Args:
-            policy: whose snapshot decides.
+            policy: whose snapshot decides; or the policy that has taken over from it, or learns from this decision
+                (docs/encoder.md), which the decision names then.
             context: (d,) of the policy's dimension, logged as it is; or the values of the policy's features by name,
                 which compile to it (see `policies.features`).
             candidates: arms to choose from; None is all that the snapshot has.
@@ -306,19 +317,21 @@ class PolicyClient:
             ValueError: the context has another length or a number that is not finite; no candidate, or one twice; a number or name that
                 has no place in a token.
         """
+        name = self._new_id() if decision_id is None else decision_id
+        asked, (policy, learns) = policy, self._routes.of(policy, name, self._snapshots.get)
         snapshot = deciding(self._settings, policy, self._snapshots.get)
         if request or self._filler.governs(policy, snapshot):
             return self._alone(
                 self.decide_slots(
-                    policy, context, candidates, slots=(slot,), unit=unit, request=request, decision_id=decision_id
+                    asked, context, candidates, slots=(slot,), unit=unit, request=request, decision_id=name
                 )
             )
         now_s = self._clock()
-        x = self._vector(policy, context, snapshot)
+        made = self._compiled(asked, policy, context, snapshot)
+        x = made.context
         chances: FloatArray | None
         kind: Kind = "exact"
         group: Group | None = None
-        name, ts = self._new_id() if decision_id is None else decision_id, int(now_s * 1000)
         reason = self._unusable(policy, snapshot, candidates, now_s)
         if snapshot is not None and reason is None:
             rng = self._draws.mine()
@@ -333,6 +346,9 @@ class PolicyClient:
             among = self._known_arms(policy, candidates, snapshot)
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
+        if learns != policy:  # decided for another one, which has other features and versions
+            policy, version, group, made = learns, None, None, self._compiled(asked, learns, context, None)
+        x, ts = context_of(made.context, arm), int(now_s * 1000)
         token = self._tokens.token(
             policy,
             decision_id=name,
@@ -360,6 +376,7 @@ class PolicyClient:
             reason=reason,
             token=token,
             group=group,
+            missing=made.missing,
         )
 
     def decide_slots(
@@ -390,9 +407,10 @@ class PolicyClient:
             ValueError: no slot or one twice, a field that is not declared, or what `decide` refuses.
         """
         now_s = self._clock()
-        snapshot = deciding(self._settings, policy, self._snapshots.get)
-        x = self._vector(policy, context, snapshot)
         name = self._new_id() if decision_id is None else decision_id
+        asked, (policy, learns) = policy, self._routes.of(policy, name, self._snapshots.get)
+        snapshot = deciding(self._settings, policy, self._snapshots.get)
+        made = self._compiled(asked, policy, context, snapshot)
         place = Place(
             slots=_distinct(slots),
             candidates=None if candidates is None else tuple(candidates),
@@ -405,11 +423,13 @@ class PolicyClient:
         reason = None if reason == ALL_HIDDEN else reason
         rng = self._draws.mine()
         if snapshot is not None and reason is None:
-            filled = self._filler.fill(policy, snapshot, x, place, rng=rng)
+            filled = self._filler.fill(policy, snapshot, made.context, place, rng=rng)
         else:
             filled = self._fill_back(policy, snapshot, place, rng)
         own = snapshot is not None and reason is None and snapshot.policy == policy
-        version = snapshot.version if snapshot is not None and own else None
+        version, groups = snapshot.version if snapshot is not None and own else None, filled.groups
+        if learns != policy:  # as in `decide`
+            policy, version, groups, made = learns, None, (), self._compiled(asked, learns, context, None)
         tokens = self._tokens.of_slots(
             policy,
             decision_id=name,
@@ -418,7 +438,7 @@ class PolicyClient:
             propensity=filled.propensity,
             estimated=filled.kind == "estimate",
             snapshot=version,
-            context=x,
+            context=made.context,
             ts=place.now_ms,
         )
         return SlotsDecision(
@@ -428,7 +448,7 @@ class PolicyClient:
             arms=filled.arms,
             propensity=filled.propensity,
             snapshot=version,
-            context=x,
+            context=made.context,
             candidates=filled.names,
             probabilities=filled.probabilities,
             ts=place.now_ms,
@@ -436,7 +456,8 @@ class PolicyClient:
             propensity_kind=filled.kind,
             reason=reason,
             tokens=tokens,
-            groups=filled.groups,
+            groups=groups,
+            missing=made.missing,
         )
 
     def _fill_back(self, policy: str, snapshot: Snapshot | None, place: Place, rng: np.random.Generator) -> Filled:
@@ -473,7 +494,7 @@ class PolicyClient:
         """
         snapshot = self._followed(policy)
         names = snapshot.names if candidates is None else tuple(candidates)
-        p = split_law(snapshot, self._vector(policy, context, snapshot), candidates)
+        p = split_law(snapshot, self._compiled(policy, policy, context, snapshot).context, candidates)
         return dict(zip(names, p.tolist(), strict=True))
 
     def explain(
@@ -491,7 +512,7 @@ class PolicyClient:
             FeatureError, ValueError: as `decide`.
         """
         snapshot = self._followed(policy)
-        return explain(snapshot, self._vector(policy, context, snapshot), candidates)
+        return explain(snapshot, self._compiled(policy, policy, context, snapshot).context, candidates)
 
     def _followed(self, policy: str) -> Snapshot:
         snapshot = self._snapshots.get(policy)
@@ -513,10 +534,17 @@ class PolicyClient:
         among = snapshot.names if candidates is None else candidates
         return ALL_HIDDEN if snapshot.hidden and among and not snapshot.showable(among) else None
 
-    def _vector(
-        self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
-    ) -> FloatArray:
-        return self._tokens.rounded(policy, vector(self._settings, policy, context, snapshot))
+    def _compiled(
+        self,
+        asked: str,
+        policy: str,
+        context: Sequence[float] | FloatArray | Mapping[str, Value],
+        snapshot: Snapshot | None,
+    ) -> Compiled:
+        if isinstance(context, Mapping):
+            context = self._routes.values(asked, policy, context)
+        made = compiled(self._settings, policy, context, snapshot, self.texts)
+        return Compiled(self._tokens.rounded_all(policy, made.context), made.missing)
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s
@@ -690,6 +718,7 @@ class PolicyClient:
             self._producer.close(timeout_s)
         finally:
             self._follower.close()
+            self.texts.close()
 
     async def wait_ready_async(self, timeout_s: float, *, policy: str | None = None) -> None:
         """`wait_ready` for coroutines."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.features import FeatureError, Value
+from streams.texts import Compiled, Texts
 
 if TYPE_CHECKING:
     from policies.snapshot import Snapshot
@@ -18,8 +19,8 @@ FloatArray = npt.NDArray[np.float64]
 Context = Sequence[float] | FloatArray | Mapping[str, Value]
 
 
-def vector(settings: Settings, policy: str, context: Context, snapshot: Snapshot | None) -> FloatArray:
-    """(d,) context of a policy, compiled from the values of its features if these are given by name.
+def compiled(settings: Settings, policy: str, context: Context, snapshot: Snapshot | None, texts: Texts) -> Compiled:
+    """Context of a policy, compiled from the values of its features if these are given by name.
 
     Raises:
         FeatureError: no such feature, or one is missing; or the snapshot was learned from features of others.
@@ -32,13 +33,13 @@ def vector(settings: Settings, policy: str, context: Context, snapshot: Snapshot
             f"settings here make {declared!r}: give learner, publisher and ad servers the same features"
         )
     if not isinstance(context, Mapping):
-        return np.asarray(context, np.float64)
+        return Compiled(np.asarray(context, np.float64))
     if known is None or known.features is None:
         raise FeatureError(
             f"policy {policy!r} has no named features in the settings: declare [policies.{policy}.features], "
             "or give the context as a vector"
         )
-    return known.features.features.vector(context)
+    return texts.compiled(policy, known.features.features, context)
 
 
 def components(settings: Settings, policy: str, length: int) -> tuple[str, ...]:

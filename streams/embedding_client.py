@@ -31,11 +31,13 @@ from streams.embedding_events import (
 )
 from streams.embedding_vectors import Vectors
 from streams.events import EventError
+from streams.projections import PREFIX, ProjectionError, decode_projection
 from streams.reading import QUIET, partition_count
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from policies.projection import Projection
     from streams.settings import Settings
 
 log = logs.get(__name__)
@@ -66,6 +68,7 @@ class EmbeddingClient:
         self._topics = settings.topics
         self._vectors = Vectors(most_bytes=int(cache_mb * 1e6))
         self._announced: Announcement | None = None
+        self._projections: dict[str, Projection] = {}
         client = security.librdkafka(settings)
         self._producer = Producer(
             client | {"partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True, "log_level": QUIET}
@@ -93,11 +96,28 @@ class EmbeddingClient:
         """The encoder at work, as far as it was read."""
         return self._announced
 
-    def get(self, text: str) -> FloatArray | None:
-        """The vector (d,) of a text if it is here."""
+    def get(self, text: str, *, encoder: str | None = None) -> FloatArray | None:
+        """The vector (d,) of a text if it is here, by the encoder of that fingerprint; None is the one at work."""
         mark = self._announced
-        value = None if mark is None else self._vectors.get(key_of(mark.fingerprint, text))
+        fingerprint = encoder if encoder is not None or mark is None else mark.fingerprint
+        value = None if fingerprint is None else self._vectors.get(key_of(fingerprint, text))
         return None if value is None else unpack_vector(value)
+
+    def projection(self, name: str) -> Projection | None:
+        """The projection of that name if it is here."""
+        return self._projections.get(name)
+
+    def ask(self, text: str) -> bool:
+        """`request` of one text, again where it may be in the topic already, without any waiting; False where there was no room."""
+        now = int(time.time() * 1000)
+        value = encode_request(EmbeddingRequest(text=text, again=self._vectors.evicted, ts=now))
+        mark = self._announced
+        try:
+            key = None if mark is None else key_of(mark.fingerprint, text)
+            self._producer.produce(self._topics.embedding_requests, value=value, key=key)
+        except BufferError:
+            return False
+        return True
 
     def request(self, texts: Sequence[str], *, again: bool = False) -> None:
         """Ask for vectors without waiting for them; `again` also for those that the topic has."""
@@ -199,5 +219,17 @@ class EmbeddingClient:
             with self._vectors.changed:
                 self._announced = found
                 self._vectors.changed.notify_all()
+        elif key is not None and key.startswith(PREFIX):
+            self._take_projection(key, value)
         elif key is not None and len(key) == KEY_BYTES:
             self._vectors.put(key, value)
+
+    def _take_projection(self, key: bytes, value: bytes | None) -> None:
+        name = key.removeprefix(PREFIX).decode(errors="replace")
+        if value is None:
+            self._projections.pop(name, None)
+            return
+        try:
+            self._projections[name] = decode_projection(key, value)
+        except ProjectionError as error:
+            log.warning("a projection was passed over", why=str(error))

@@ -21,6 +21,9 @@ Under the key ``encoder`` the same topic says which encoder is at work, so that 
 
     {"v":1,"fingerprint":"6c7b...","dimension":384,"precision":"fp32","max_length":256,"model":"minilm"}
 
+An encoder that works beside it (`encoder.name`) announces itself under ``encoder:FINGERPRINT``. Projections are there, too
+(streams/projections.py).
+
 Evolution is as in `streams/events.py`: a larger `v` is refused, names are only added.
 """
 
@@ -125,6 +128,15 @@ def unpack_vector(value: bytes) -> FloatArray:
     if len(value) % 4 or not value:
         raise EventError(f"a vector has {len(value)} bytes; float32 numbers take 4 each")
     return np.frombuffer(value, DTYPE)
+
+
+def announcement_key(fingerprint: str, *, beside: bool) -> bytes:
+    """Key of an encoder's announcement.
+
+    >>> announcement_key("6c7b", beside=False), announcement_key("6c7b", beside=True)
+    (b'encoder', b'encoder:6c7b')
+    """
+    return ANNOUNCEMENT_KEY + (b":" + fingerprint.encode() if beside else b"")
 
 
 def encode_announcement(announcement: Announcement) -> bytes:

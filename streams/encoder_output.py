@@ -13,9 +13,9 @@ from confluent_kafka import KafkaError, Producer
 from streams import dead_letters, logs, security
 from streams.decoded import Dead
 from streams.embedding_events import (
-    ANNOUNCEMENT_KEY,
     Announcement,
     FloatArray,
+    announcement_key,
     encode_announcement,
     pack_vector,
     vector_headers,
@@ -41,6 +41,7 @@ class Output:
         self, settings: Settings, *, fingerprint: str, dimension: int, fatal: Callable[[BaseException], None]
     ) -> None:
         self._topics = settings.topics
+        self._beside = settings.encoder.name is not None
         self._headers = vector_headers(fingerprint, dimension)
         self._fatal = fatal
         self._numbers = itertools.count()
@@ -87,9 +88,8 @@ class Output:
 
     def announce(self, announcement: Announcement) -> None:
         """Say which encoder is at work."""
-        self._produce(
-            self._topics.embeddings, ANNOUNCEMENT_KEY, encode_announcement(announcement), self._headers, lambda _: None
-        )
+        key = announcement_key(announcement.fingerprint, beside=self._beside)
+        self._produce(self._topics.embeddings, key, encode_announcement(announcement), self._headers, lambda _: None)
 
     def flush(self, timeout_s: float) -> int:
         """Wait for acknowledgements; how many records are left without."""

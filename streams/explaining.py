@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from policies.explain import Explanation, explain
-from streams.contexts import Context, components, vector
+from streams.contexts import Context, compiled, components
 from streams.published import read_snapshots
 from streams.snapshots import NotPublishedError
+from streams.texts import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from streams.settings import Settings
+
+
+TEXTS_S = 5.0
+"""Seconds that vectors of texts may take to come; those that have not are at the mean, and the answer says so."""
 
 
 class ContextError(ValueError):
@@ -35,7 +40,13 @@ def explained(
         raise NotPublishedError(policy, settings, published=found)
     snapshot = found[policy]
     try:
-        arms = explain(snapshot, vector(settings, policy, context, snapshot), candidates)
+        with Texts(settings) as texts:
+            made = compiled(settings, policy, context, snapshot, texts)
+            if made.missing and texts.wait(
+                lambda: not compiled(settings, policy, context, snapshot, texts).missing, TEXTS_S
+            ):
+                made = compiled(settings, policy, context, snapshot, texts)
+        arms = explain(snapshot, made.context, candidates)
     except ValueError as error:
         raise ContextError(str(error)) from error
     names = components(settings, policy, len(arms[0].contributions))
@@ -45,6 +56,7 @@ def explained(
         "model": snapshot.model,
         "explorer": snapshot.explorer,
         "rates": snapshot.rates,
+        **({"missing": list(made.missing)} if made.missing else {}),
         "arms": {arm.arm: _numbers(arm, names) for arm in arms},
     }
 

@@ -28,6 +28,7 @@ from streams.settings_slots import SlotPolicy
 from streams.slot_plans import Book
 
 if TYPE_CHECKING:
+    from policies.arm_contexts import ArmContexts
     from policies.batch import FloatArray
     from policies.canary import Group
     from policies.decide import Kind
@@ -105,14 +106,17 @@ class Filler:
         """The fields of a request, checked. Raises ValueError."""
         return self._book(policy).request(given)
 
-    def fill(self, policy: str, snapshot: Snapshot, x: FloatArray, place: Place, *, rng: np.random.Generator) -> Filled:
-        """Fill the slots of one request by a snapshot; `x` is (d,), or (K, d) where slots have features of their own.
+    def fill(
+        self, policy: str, snapshot: Snapshot, x: FloatArray | ArmContexts, place: Place, *, rng: np.random.Generator
+    ) -> Filled:
+        """Fill the slots of one request by a snapshot; `x` is (d,), (K, d) where slots have features of their own, or differs between arms.
 
         Raises:
             ValueError: a context, candidates or a request that do not fit.
         """
         book = self._book(policy)
-        if len(place.slots) == 1 and x.ndim == 1 and not self.governs(policy, snapshot):
+        by_slot = isinstance(x, np.ndarray) and x.ndim == 2
+        if len(place.slots) == 1 and not by_slot and not self.governs(policy, snapshot):
             return _decided(snapshot, x, place, rng)
         plan = book.plan(snapshot, place.candidates)
         if not plan.names:
@@ -254,7 +258,7 @@ def _scores(stack: LinearStack, x: FloatArray, rows: Index | None, *, narrow: bo
     return np.ascontiguousarray(by_arm.T), np.ascontiguousarray(sd_by_arm.T)
 
 
-def _decided(snapshot: Snapshot, x: FloatArray, place: Place, rng: np.random.Generator) -> Filled:
+def _decided(snapshot: Snapshot, x: FloatArray | ArmContexts, place: Place, rng: np.random.Generator) -> Filled:
     """One slot by the policy's law alone."""
     if snapshot.hidden and not snapshot.showable(place.candidates):
         return _empty(place)

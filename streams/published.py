@@ -51,6 +51,7 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "audit_share",
             "logging",
             "follows",
+            "succeeds",
         )
     )
 

@@ -42,6 +42,8 @@ from streams.reading import ReadError
 from streams.references import ReferenceWriter, reference_writer
 from streams.rules import tracks
 from streams.settings import PolicySettings, Settings
+from streams.succession import Successions
+from streams.texts import Texts
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +95,8 @@ class Publisher:
         }
         self._posteriors = Posteriors(settings, {name: tracks(policy) for name, policy in settings.policies.items()})
         self._controls = Controls(settings)
+        self._successions = Successions(settings.policies)
+        self._texts = Texts(settings, arms_only=True)
         self._writer: Writer | None = None
         self._feedback: FeedbackFollower | None = None
         self._busy = asyncio.Lock()
@@ -142,6 +146,7 @@ class Publisher:
         """Stop following and let go of the producer."""
         self._posteriors.close()
         self._controls.close()
+        self._texts.close()
         await self._resign()
 
     async def _resign(self) -> None:
@@ -295,7 +300,10 @@ class Publisher:
         told_of_arms = reasons(controls, known.snapshot, standing)
         fitted = self._meta(known, standing.sums, place.now_ms)
         moved = known.meta.place_slots() if fitted else ()
-        why = (*told_of_arms, *learned, *fitted, *moved)
+        read = partial(known.meta.read, now_ms=place.now_ms)
+        hidden = (*standing.paused, *standing.gone)
+        succeeds, takes_over = self._successions.look(name, standing.sums, known.snapshot, read, hidden=hidden)
+        why = (*told_of_arms, *learned, *fitted, *moved, *takes_over)
         self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
         for slot, effect in known.meta.effects.items():
             self._metrics.position_effect.labels(policy=name, slot=slot).set(effect)
@@ -309,7 +317,7 @@ class Publisher:
         if known.snapshot is not None and not (changed or fresh or why or known.taken_over or paced):
             return
         anew = fresh or told_of_arms or learned or known.taken_over
-        snapshot = self._build(name, known, standing, place, why, None if anew else changed)
+        snapshot = self._build(name, known, standing, place, why, None if anew else changed, succeeds=succeeds)
         told = bool(learned or tried or known.terms.reasons) or (bool(changed) and not known.taken_over)
         wrong = unsound(snapshot)
         if wrong:
@@ -345,6 +353,8 @@ class Publisher:
         place: Place,
         reasons: tuple[str, ...],
         changed: set[str] | None,
+        *,
+        succeeds: str | None,
     ) -> Snapshot:
         """The next snapshot; `changed` None computes every arm."""
         if known.prior is None:
@@ -373,6 +383,7 @@ class Publisher:
             paused=standing.paused,
             gone=standing.gone,
             allotment=known.terms.allotment(Allotment(kappa=known.meta.effects)),
+            succeeds=succeeds,
         )
 
     def _pace(self, name: str, known: Published) -> None:
@@ -423,7 +434,7 @@ class Publisher:
             model=policy.model,
             dimension=policy.dimension,
             intercept=policy.intercept,
-            features=policy.features_of_arms,
+            features=self._texts.arm_features(known.meta.name) if policy.arm_texts else policy.features_of_arms,
         )
         known.fitted_count, known.fitted_at = count, time.monotonic()
         return (f"prior and noise fitted to {count:.0f} impressions of {len(sums)} arms by empirical Bayes",)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from streams.serve_metrics import ServeMetrics
     from streams.serve_policies import Published
     from streams.settings import Settings
+    from streams.texts import Texts
 
 BODY_S = 10.0
 """Seconds that a client may take to send a body."""
@@ -73,6 +74,7 @@ class Service:
         ready: whether all is well, and in words why or why not.
         clock: seconds since the epoch.
         rng: the randomness of decisions without an idempotency key.
+        texts: makes features of texts.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Service:
         ready: Probe,
         clock: Callable[[], float] = time.time,
         rng: np.random.Generator | None = None,
+        texts: Texts | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -95,7 +98,7 @@ class Service:
         self._ready = ready
         self._clock = clock
         self._random = Randomness(np.random.default_rng() if rng is None else rng)
-        self._desk = Desk(settings, source, clock=clock, monotonic=time.monotonic)
+        self._desk = Desk(settings, source, clock=clock, monotonic=time.monotonic, texts=texts)
         kept_s, most = settings.serve_idempotency_s, settings.serve_idempotency_keys
         self._once = Once(kept_s=kept_s, most=most, clock=time.monotonic)
         self._kinds = {kind for policy in settings.policies.values() for kind in policy.kinds}
@@ -224,17 +227,19 @@ class Service:
         jobs = []
         for number, ask in enumerate(found):
             try:
-                places, x = ask.places(), self._desk.vector(ask)
-                self._desk.check(ask)
+                new_id, rng = (self._random.name(), self._random.rng) if key is None else drawn(f"{key}\n{number}")
+                deadline_ms = self._settings.serve_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
+                job = self._desk.job(
+                    ask,
+                    ask.places(),
+                    decision_id=new_id if ask.decision_id is None else ask.decision_id,
+                    rng=rng,
+                    until=since + deadline_ms / 1000,
+                    done=collector.place(number),
+                )
             except BadRequest as error:
                 raise BadRequest(f"decision {number}: {error}" if len(found) > 1 else str(error)) from error
-            if key is None:
-                new_id, rng = self._random.name(), self._random.rng
-            else:
-                new_id, rng = drawn(f"{key}\n{number}")
-            deadline_ms = self._settings.serve_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
-            decision_id = new_id if ask.decision_id is None else ask.decision_id
-            jobs.append(Job(ask, places, x, decision_id, rng, since + deadline_ms / 1000, collector.place(number)))
+            jobs.append(job)
         return jobs
 
     # -- outcomes

@@ -10,22 +10,28 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from msgspec import UNSET
+from msgspec.structs import replace
 
+from policies.arm_contexts import ArmContexts, context_of
 from policies.features import FeatureError
 from streams.client import Decision
 from streams.filling import NOTHING, Filled, Filler, Place
 from streams.modes import deciding, logs_only
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
+from streams.succession import Routes
+from streams.texts import Compiled, Texts
 from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
+    from policies.canary import Group
     from policies.snapshot import Snapshot
     from streams.settings import Settings
 
@@ -47,19 +53,38 @@ class Job:
     """One decision to make.
 
     Attributes:
-        x: (d,) context, or (s, d) one for each slot.
+        x: (d,) context, (s, d) one for each slot, or one that differs between arms.
         rng: the randomness; nothing else is drawn, so that the same generator decides the same.
         until: when it is too late, on the desk's clock.
         done: called with what was decided, or the error.
+        learns: policy that the decision belongs to if it is not `ask.policy`, whose snapshot decides; `seen` is its context.
+        missing: texts that have no vector yet.
     """
 
     ask: Ask
     places: tuple[str, ...]
-    x: FloatArray
+    x: FloatArray | ArmContexts
     decision_id: str
     rng: np.random.Generator
     until: float
     done: Callable[[Made | Exception], None]
+    learns: str | None = None
+    seen: FloatArray | ArmContexts | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy that the decision belongs to."""
+        return self.ask.policy if self.learns is None else self.learns
+
+    @property
+    def logged(self) -> FloatArray | ArmContexts:
+        """The context as impressions have it."""
+        return self.x if self.seen is None else self.seen
+
+    def context(self, arm: str, slot: int) -> FloatArray:
+        """(d,) what the impression of an arm in a slot carries."""
+        return context_of(self.logged, arm, slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +98,30 @@ class Made:
     ts: int
     tokens: tuple[str | None, ...]
 
+    @property
+    def groups(self) -> tuple[Group | None, ...]:
+        """Who decided, by slot, for the tests of the policy that decided; empty if nothing is shared out."""
+        return self.filled.groups if self.job.learns is None else ()
+
     def decisions(self) -> list[Decision]:
         """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
         job, filled = self.job, self.filled
-        shared = job.x.ndim == 1
+        groups = self.groups
         return [
             Decision(
                 decision_id=job.decision_id,
-                policy=job.ask.policy,
+                policy=job.policy,
                 slot=slot,
                 arm=arm,
                 propensity=propensity,
                 snapshot=self.snapshot,
-                context=job.x if shared else job.x[place],
+                context=job.context(arm, place),
                 candidates=(),
                 probabilities=None,
                 ts=self.ts,
                 unit=job.ask.unit,
                 propensity_kind=filled.kind,
-                group=filled.groups[place] if filled.groups else None,
+                group=groups[place] if groups else None,
             )
             for place, (slot, arm, propensity) in enumerate(
                 zip(job.places, filled.arms, filled.propensity, strict=True)
@@ -102,7 +132,9 @@ class Made:
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
         job, kind = self.job, self.filled.kind
-        groups = self.filled.groups or (None,) * len(job.places)
+        groups = self.groups or (None,) * len(job.places)
+        logged = job.logged
+        own = context and isinstance(logged, ArmContexts)
         shown = [
             Shown(slot=slot, arm=None, propensity=None, propensity_kind=None)
             if arm is None
@@ -113,21 +145,23 @@ class Made:
                 propensity_kind=kind,
                 token=UNSET if token is None else token,
                 group=UNSET if group is None else group,
+                context=job.context(arm, place).tolist() if own else UNSET,
             )
-            for slot, arm, propensity, token, group in zip(
-                job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True
+            for place, (slot, arm, propensity, token, group) in enumerate(
+                zip(job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True)
             )
         ]
         return Answer(
             decision_id=job.decision_id,
-            policy=job.ask.policy,
+            policy=job.policy,
             snapshot=self.snapshot,
             ts=self.ts,
             reason=self.reason,
             slots=shown,
             unit=UNSET if job.ask.unit is None else job.ask.unit,
-            context=job.x.tolist() if context and job.x.ndim == 1 else UNSET,
-            contexts=job.x.tolist() if context and job.x.ndim == 2 else UNSET,
+            context=logged.tolist() if context and isinstance(logged, np.ndarray) and logged.ndim == 1 else UNSET,
+            contexts=logged.tolist() if context and isinstance(logged, np.ndarray) and logged.ndim == 2 else UNSET,
+            missing=list(job.missing) if job.missing else UNSET,
         )
 
 
@@ -139,10 +173,17 @@ class Desk:
         source: gives snapshots.
         clock: seconds since the epoch.
         monotonic: seconds that only grow; deadlines are on it.
+        texts: makes features of texts.
     """
 
     def __init__(
-        self, settings: Settings, source: Source, *, clock: Callable[[], float], monotonic: Callable[[], float]
+        self,
+        settings: Settings,
+        source: Source,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        texts: Texts | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -150,6 +191,8 @@ class Desk:
         self._monotonic = monotonic
         self.tokens = TokenDesk(settings)
         self.filler = Filler(settings.policies)
+        self._routes = Routes(settings)
+        self._texts = Texts(settings) if texts is None else texts
         self._waiting: deque[Job] = deque()
         self._scheduled = False
 
@@ -158,14 +201,47 @@ class Desk:
         """Jobs in the queue."""
         return len(self._waiting)
 
-    def vector(self, ask: Ask) -> FloatArray:
-        """(d,) context of what is asked, or (s, d), checked. Raises BadRequest: no such policy, another length, wrong features."""
+    def job(
+        self,
+        ask: Ask,
+        places: tuple[str, ...],
+        *,
+        decision_id: str,
+        rng: np.random.Generator,
+        until: float,
+        done: Callable[[Made | Exception], None],
+    ) -> Job:
+        """What is asked as a job, its context checked. Raises BadRequest: no such policy, another length, wrong features."""
+        route = self._routes.of(ask.policy, decision_id, self._source.snapshot)
+        made, chosen = self._rounded(ask, route.decides)
+        self._check(chosen)
+        seen, _ = self._rounded(ask, route.learns) if route.apart else (None, ask)
+        return Job(
+            chosen,
+            places,
+            made.context,
+            decision_id,
+            rng,
+            until,
+            done,
+            learns=route.learns if route.apart else None,
+            seen=None if seen is None else seen.context,
+            missing=made.missing if seen is None else seen.missing,
+        )
+
+    def _rounded(self, asked: Ask, policy: str) -> tuple[Compiled, Ask]:
+        """The context of what was asked as a policy has it, and the same asked of that policy."""
+        ask = asked if policy == asked.policy else replace(asked, policy=policy)
+        if isinstance(asked.features, Mapping):
+            values = self._routes.values(asked.policy, policy, asked.features)
+            ask = ask if values is asked.features else replace(ask, features=dict(values))
         try:
-            return self.tokens.rounded(ask.policy, self._vector(ask))
+            made = self._compiled(ask)
+            return Compiled(self.tokens.rounded_all(policy, made.context), made.missing), ask
         except ValueError as error:
             raise error if isinstance(error, BadRequest) else BadRequest(str(error)) from error
 
-    def _vector(self, ask: Ask) -> FloatArray:
+    def _compiled(self, ask: Ask) -> Compiled:
         known, snapshot = self._settings.policies.get(ask.policy), self._source.snapshot(ask.policy)
         if known is None and snapshot is None:
             raise BadRequest(f"there is no policy {ask.policy!r}; {did_you_mean(ask.policy, self._settings.policies)}")
@@ -176,17 +252,17 @@ class Desk:
             if known is None or known.features is None:
                 raise BadRequest(f"policy {ask.policy!r} has no named features; give `context`, {dimension} numbers")
             try:
-                return known.features.features.vector(ask.features)
+                return self._texts.compiled(ask.policy, known.features.features, ask.features)
             except FeatureError as error:
                 raise BadRequest(f"features: {error}") from error
         if isinstance(ask.contexts, list):
-            return _for_each_slot(ask, ask.contexts, dimension)
+            return Compiled(_for_each_slot(ask, ask.contexts, dimension))
         given = ask.context if isinstance(ask.context, list) else []
         if len(given) != dimension:
             raise BadRequest(f"context has {len(given)} numbers; policy {ask.policy!r} needs {dimension}")
-        return np.array(given, np.float64)
+        return Compiled(np.array(given, np.float64))
 
-    def check(self, ask: Ask) -> None:
+    def _check(self, ask: Ask) -> None:
         """Raises BadRequest if the request's fields do not suit the policy's rules."""
         if isinstance(ask.request, dict):
             try:
@@ -211,7 +287,13 @@ class Desk:
         for _ in range(min(TOGETHER, len(self._waiting))):
             job = self._waiting.popleft()
             among = None if job.ask.candidates is None else tuple(job.ask.candidates)
-            key = (job.ask.policy, job.places, among, now > job.until, job.x.ndim == 1)
+            key = (
+                job.ask.policy,
+                job.places,
+                among,
+                now > job.until,
+                isinstance(job.x, np.ndarray) and job.x.ndim == 1,
+            )
             groups.setdefault(key, []).append(job)
         for (policy, _, among, late, shared), jobs in groups.items():
             self._decide(policy, among, jobs, late=late, shared=shared)
@@ -236,7 +318,7 @@ class Desk:
             if reason is not None or snapshot is None:
                 arms = self._arms(policy, among, snapshot)
                 found = [
-                    self.filler.fall_back(policy, snapshot, replace(place, candidates=arms), rng=job.rng)
+                    self.filler.fall_back(policy, snapshot, changed(place, candidates=arms), rng=job.rng)
                     for place, job in zip(places, jobs, strict=True)
                 ]
             elif shared:
@@ -260,18 +342,18 @@ class Desk:
             except ValueError as error:
                 job.done(BadRequest(str(error)))
                 continue
-            job.done(Made(job, filled, version, reason, ts, tokens))
+            job.done(Made(job, filled, version if job.learns is None else None, reason, ts, tokens))
 
     def _tokens(self, job: Job, filled: Filled, snapshot: int | None, ts: int) -> tuple[str | None, ...]:
         return self.tokens.of_slots(
-            job.ask.policy,
+            job.policy,
             decision_id=job.decision_id,
             slots=job.places,
             arms=filled.arms,
             propensity=filled.propensity,
             estimated=filled.kind == "estimate",
-            snapshot=snapshot,
-            context=job.x,
+            snapshot=snapshot if job.learns is None else None,
+            context=job.logged,
             ts=ts,
         )
 

@@ -73,7 +73,8 @@ class Brokers:
     """Tells whether the service is ready: snapshots are there and followed, and what is sent arrives."""
 
     def __init__(self, settings: Settings, client: PolicyClient) -> None:
-        self._policies = tuple(settings.policies)
+        # one that learns beside another is not needed to decide
+        self._policies = tuple(name for name, policy in settings.policies.items() if policy.succeeds is None)
         self._client = client
         self._delivered = (0, time.monotonic())
         self.draining = False
@@ -119,7 +120,9 @@ async def _serve(settings: Settings, bound: socket.socket, number: int) -> int:
     )
     brokers = Brokers(settings, client)
     journal.start(client)
-    service = Service(settings, source=client, journal=journal, gate=gate, metrics=metrics, ready=brokers.ready)
+    service = Service(
+        settings, source=client, journal=journal, gate=gate, metrics=metrics, ready=brokers.ready, texts=client.texts
+    )
     _watch(metrics, service, client, spill)
     port = settings.metrics_port + number if settings.metrics_port else 0
     with serve_metrics(metrics, host=settings.metrics_host, port=port, live=_alive, ready=brokers.ready):

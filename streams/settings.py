@@ -21,6 +21,7 @@ from streams.settings_encoder import EncoderSettings
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
 from streams.settings_sources import check_files, layers, merge
+from streams.settings_texts import line_problem
 from streams.settings_tokens import KeyId, keys_of
 
 if TYPE_CHECKING:
@@ -220,6 +221,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _successions_make_sense(self) -> Self:
+        problem = line_problem(self.policies)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _tokens_have_keys(self) -> Self:
         on = sorted(name for name, policy in self.policies.items() if policy.token_window_s)
         if self.keys is None and on:
@@ -284,8 +292,15 @@ class Settings(BaseSettings):
 
     @property
     def encoder_group(self) -> str:
-        """The encoders' consumer group."""
-        return f"{self.prefix}clickloop-encoder"
+        """The encoders' consumer group; an encoder beside the one at work has its own."""
+        name = self.encoder.name
+        return f"{self.prefix}clickloop-encoder" + ("" if name is None else f"-{name}")
+
+    @property
+    def encodes(self) -> bool:
+        """Whether there is an encoder, or a policy that needs its vectors."""
+        needed = (policy.features is not None and policy.features.projection for policy in self.policies.values())
+        return self.encoder.model is not None or any(needed)
 
     def librdkafka(self) -> dict[str, Any]:
         """Return connection settings for a confluent-kafka client; they hold the password in clear."""

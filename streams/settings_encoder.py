@@ -18,6 +18,11 @@ class EncoderSettings(BaseModel):
 
     model: str | None = Field(None, min_length=1, description="folder or Hugging Face id; unset: there is no encoder")
     revision: str | None = Field(None, min_length=1, description="commit of the Hugging Face id, which needs one")
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="of an encoder that works beside the one that clients use, in a group of its own; unset is that one",
+    )
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where the hardware has it")
     max_length: int | None = Field(None, ge=2, le=1 << 20, description="tokens of a text; unset is what the model says")
     pooling: Literal["mean", "cls", "last"] | None = Field(None, description="unset is what the model says")

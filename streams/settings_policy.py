@@ -20,7 +20,8 @@ from streams.outcomes import TAKING_BACK
 from streams.settings_attribution import AttributionSettings, refused
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
-from streams.settings_slots import SlotPolicy
+from streams.settings_texts import TextPolicy
+from streams.settings_texts import unfit as texts_unfit
 from streams.settings_tokens import unfit
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ Rate = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
 
-class PolicySettings(SlotPolicy):
+class PolicySettings(TextPolicy):
     """How one policy learns and explores; frozen, and refused as a whole if a value makes no sense.
 
     >>> PolicySettings(dimension=8).window_s
@@ -266,9 +267,10 @@ class PolicySettings(SlotPolicy):
         except ValueError as error:
             raise ValueError(f"arm_features: {error}") from error
         most = MOST_SHARED // max(self.dimension, 1) - 1
-        if features is not None and features.length - 1 > most:
+        given = self.arm_texts if features is None else features.length - 1
+        if given > most:
             raise ValueError(
-                f"arm_features has {features.length - 1} numbers for each arm: with dimension = {self.dimension} at most "
+                f"{'arm_texts' if features is None else 'arm_features'} has {given} numbers for each arm: with dimension = {self.dimension} at most "
                 f"{max(most, 0)} are allowed, because a prior of (1 + features) dimension weights is fitted; use fewer features"
             )
         return self
@@ -343,7 +345,7 @@ class PolicySettings(SlotPolicy):
 
     @model_validator(mode="after")
     def _tokens_fit(self) -> Self:
-        reason = unfit(self)
+        reason = unfit(self) or texts_unfit(self)
         if reason is not None:
             raise ValueError(reason)
         return self

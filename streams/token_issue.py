@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policies.arm_contexts import ArmContexts, context_of
 from streams.tokens import ExpiredTokenError, Signed, TokenError, authentic, half, sign
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class TokenDesk:
             ValueError: a number has no place in half precision.
         """
         return half(context) if self.on(policy) and np.isfinite(context).all() else context
+
+    def rounded_all(self, policy: str, context: FloatArray | ArmContexts) -> FloatArray | ArmContexts:
+        """`rounded`, of each arm's context where they differ."""
+        if isinstance(context, ArmContexts):
+            return context.mapped(lambda numbers: self.rounded(policy, numbers))
+        return self.rounded(policy, context)
 
     def token(
         self,
@@ -92,10 +99,10 @@ class TokenDesk:
         propensity: Sequence[float],
         estimated: bool,
         snapshot: int | None,
-        context: FloatArray,
+        context: FloatArray | ArmContexts,
         ts: int,
     ) -> tuple[str | None, ...]:
-        """The tokens of K slots that were filled together, None for empty ones; the context is (d,), or (K, d).
+        """The tokens of K slots that were filled together, None for empty ones; the context is (d,), (K, d), or differs between arms.
 
         Raises:
             ValueError: as `token`.
@@ -113,7 +120,7 @@ class TokenDesk:
                 propensity=chance,
                 estimated=estimated,
                 snapshot=snapshot,
-                context=context if context.ndim == 1 else context[place],
+                context=context_of(context, arm, place),
                 ts=ts,
             )
             for place, (slot, arm, chance) in enumerate(zip(slots, arms, propensity, strict=True))

@@ -52,9 +52,9 @@ class TopicSpec:
 def specs(settings: Settings) -> tuple[TopicSpec, ...]:
     """Return what every topic must be like under these settings, the publisher's leader topic included.
 
-    The two of the encoder are among them only where one is set.
+    The two of the encoder are among them only where one is set, or a policy has texts.
     """
-    encodes = settings.encoder.model is not None
+    encodes = settings.encodes
     names, partitions, least = settings.topics, settings.partitions, least_retention_s(settings)
 
     def compact(name: str, count: int) -> TopicSpec:

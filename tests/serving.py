@@ -121,7 +121,14 @@ class Serving:
     """A service that runs in a thread from `__enter__` to `__exit__`."""
 
     def __init__(
-        self, kafka: Kafka, *, spill: Spill | None = None, queue_rows: int = 100_000, policies: Any = None, **more: Any
+        self,
+        kafka: Kafka,
+        *,
+        spill: Spill | None = None,
+        queue_rows: int = 100_000,
+        policies: Any = None,
+        texts: Any = None,
+        **more: Any,
     ) -> None:
         self.settings = Settings(policies={"front": FRONT} if policies is None else policies, **more)
         self.kafka = kafka
@@ -137,6 +144,7 @@ class Serving:
             gate=Gate(None if tokens is None else tokens.get_secret_value()),
             metrics=self.metrics,
             ready=lambda: self.well,
+            texts=texts,
             clock=lambda: NOW_S,
             rng=np.random.default_rng(1),
         )

@@ -37,6 +37,7 @@ ESTIMATORS = estimator_laws.SUBJECTS | log_subjects.SUBJECTS
 PLAIN = {
     "allocation",
     "allotment",
+    "arm_contexts",
     "arm_features",
     "arm_laws",
     "arms",
@@ -79,6 +80,7 @@ PLAIN = {
     "position_state",
     "posterior",
     "prior",
+    "projection",
     "promotion",
     "queues",
     "records",
@@ -99,6 +101,7 @@ PLAIN = {
     "snapshot_records",
     "stack",
     "student_t",
+    "succession",
     "sums",
     "terms",
     "terms_records",

@@ -129,3 +129,55 @@ def test_the_fingerprint_changes_with_the_definition(other: Features) -> None:
     again = Features(numeric={"hour": Numeric(mean=12.0, sd=6.0)}, categorical={"device": 4})
     assert one.fingerprint == again.fingerprint == "features:d104b919134ab969"
     assert other.fingerprint != one.fingerprint
+
+
+PROJECTION = "pca4:" + 32 * "a"
+
+
+def with_texts(**changes: object) -> Features:
+    """An intercept, a number, three components of a text, and a match."""
+    given = {"texts": {"query": 3}, "projection": PROJECTION, "match": "query"} | changes
+    return Features(numeric={"hour": Numeric()}, categorical={}, **given)  # type: ignore[arg-type]
+
+
+def test_a_text_is_its_first_components_and_the_mean_where_there_is_no_vector() -> None:
+    """In place, after the other features; the last column is the match's."""
+    features = with_texts()
+    assert features.columns == ("1", "hour", "query~0", "query~1", "query~2", "query.match")
+    values: dict[str, Value] = {"hour": 2.0, "query": "red shoes"}
+    z = np.array([0.5, -1.0, 3.0, 9.0])
+    assert features.vector(values, {"query": z}).tolist() == [1.0, 2.0, 0.5, -1.0, 3.0, 0.0]
+    for components, given in (({}, "red shoes"), (None, "red shoes"), ({"query": z}, None)):
+        assert features.vector({**values, "query": given}, components).tolist() == [1.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    with pytest.raises(FeatureError, match="must be a string"):
+        features.vector({"hour": 2.0, "query": 3.0})
+
+
+def test_a_fingerprint_tells_projections_texts_and_matches_apart() -> None:
+    """And leaves those of policies without texts as they were."""
+    others = [
+        with_texts(),
+        with_texts(projection="pca4:" + 32 * "b"),
+        with_texts(match=None),
+        with_texts(texts={"query": 2}),
+        with_texts(texts={"page": 3}, match="page"),
+    ]
+    assert len({one.fingerprint for one in others}) == 5
+    assert Features(numeric={"hour": Numeric()}, categorical={}).fingerprint == "features:80feae9b3945ba84"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"projection": None}, "texts need a projection"),
+        ({"match": "page"}, "match must be one of them"),
+        ({"match": "hour"}, "match must be one of them"),
+        ({"texts": {"query": 0}}, "a component or more"),
+        ({"texts": {"hour": 2}, "match": None}, "or one of these and a text"),
+        ({"crosses": (Cross(of=("hour", "query")),)}, "must name two or more of the features hour"),
+    ],
+)
+def test_impossible_texts_are_refused(changes: dict[str, object], message: str) -> None:
+    """When they are declared."""
+    with pytest.raises(FeatureError, match=message):
+        with_texts(**changes)
