@@ -39,11 +39,11 @@ class ArmContexts:
         x: FloatArray = self.each((arm,))[0]
         return x
 
-    def each(self, arms: Sequence[str | None]) -> FloatArray:
-        """(K, d) contexts of arms; None is an arm without a number of its own."""
+    def each(self, arms: Sequence[str]) -> FloatArray:
+        """(K, d) contexts of arms."""
         whole = np.tile(self.x, (len(arms), 1))
         default = float(self.x[self.column])
-        whole[:, self.column] = [default if arm is None else self.by_arm.get(arm, default) for arm in arms]
+        whole[:, self.column] = [self.by_arm.get(arm, default) for arm in arms]
         return whole
 
     def mapped(self, change: Callable[[FloatArray], FloatArray]) -> ArmContexts:
@@ -52,19 +52,12 @@ class ArmContexts:
         return ArmContexts(x=change(self.x), column=self.column, by_arm=dict(zip(self.by_arm, values, strict=True)))
 
 
-def contexts_of(contexts: FloatArray | ArmContexts, arms: Sequence[str | None]) -> FloatArray:
-    """(s, d) contexts of the arms that slots show, None for an empty one; as they are where all arms have the same.
+def context_of(contexts: FloatArray | ArmContexts, arm: str, slot: int = 0) -> FloatArray:
+    """(d,) context of an arm in a slot: of (d,) the same for all, of (K, d) that of the slot.
 
-    >>> contexts_of(ArmContexts(x=np.array([1.0, 0.0]), column=1, by_arm={"a": 2.0}), ("a", None)).tolist()
-    [[1.0, 2.0], [1.0, 0.0]]
+    >>> context_of(np.array([1.0]), "a").tolist(), context_of(np.array([[1.0], [2.0]]), "a", 1).tolist()
+    ([1.0], [2.0])
     """
-    return contexts.each(arms) if isinstance(contexts, ArmContexts) else contexts
-
-
-def context_of(contexts: FloatArray | ArmContexts, arm: str) -> FloatArray:
-    """(d,) context of an arm, the same for all where there is one for all.
-
-    >>> context_of(np.array([1.0]), "a").tolist()
-    [1.0]
-    """
-    return contexts.of(arm) if isinstance(contexts, ArmContexts) else contexts
+    if isinstance(contexts, ArmContexts):
+        return contexts.of(arm)
+    return contexts if contexts.ndim == 1 else contexts[slot]

@@ -74,7 +74,7 @@ def decide_slots(
 
     Args:
         snapshot: the policy; its explorer, rates and floor apply to the worths.
-        context: (d,), or (K, d) where slots have features of their own; or one that differs between arms.
+        context: (d,), or (K, d) where slots have features of their own, or one that differs between arms.
         candidates: arms to choose from, each once; None is all that the snapshot has.
         kappa: (K,) position effects of the slots.
         rng: advanced.
@@ -132,13 +132,11 @@ def expectations(
     rows: Index | None,
     *,
     slots: int,
-    names: Sequence[str] = (),
+    names: Sequence[str] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the expected reward: (N,), or (K, N) for contexts (K, d).
 
     Linear arms under an explorer that goes by means alone have zeros for the standard deviations.
-
-    ``names``: of the arms in `rows`, needed where contexts differ between arms.
 
     Logistic arms, whose scores are logits, to first order: sigma(m) and sigma(m) (1 - sigma(m)) sd.
 
@@ -150,18 +148,18 @@ def expectations(
         which = np.arange(len(arms.row)) if rows is None else rows
         return beta_moments(arms.a[which], arms.b[which])
     if isinstance(context, ArmContexts):
-        mean, sd = scores_of(snapshot, context, rows, names)
-        return _expected(snapshot, mean, sd)
+        return _rates(snapshot, *scores_of(snapshot, context, rows, snapshot.names if names is None else names))
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (slots, snapshot.dimension) if x.ndim == 2 else (snapshot.dimension,))
     if isinstance(arms, LinearStack) and snapshot.explorer in BY_MEAN and snapshot.model != "logistic":
         only = arms.means(x.T, rows).T
         return only, np.zeros_like(only)
     mean, sd = arms.scores(np.ascontiguousarray(x.T), rows)
-    return _expected(snapshot, mean.T, sd.T)
+    return _rates(snapshot, mean.T, sd.T)
 
 
-def _expected(snapshot: Snapshot, mean: FloatArray, sd: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _rates(snapshot: Snapshot, mean: FloatArray, sd: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What scores say of expected rewards."""
     if snapshot.model == "logistic":
         p = expit(mean)
         return p, p * (1.0 - p) * sd

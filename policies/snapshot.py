@@ -87,10 +87,10 @@ class Snapshot:
         paused: arms that are not to be shown.
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
         allotment: terms of slots and budgets.
-        succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
         canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
         audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
         logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
+        succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
     """
 
     policy: str
@@ -112,11 +112,11 @@ class Snapshot:
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     allotment: Allotment = NO_ALLOTMENT
-    succeeds: str | None = None
     canary: Canary | None = None
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
+    succeeds: str | None = None
 
     @property
     def splits(self) -> bool:
@@ -204,11 +204,11 @@ def build(
     paused: Sequence[str] = (),
     gone: Sequence[str] = (),
     allotment: Allotment = NO_ALLOTMENT,
-    succeeds: str | None = None,
     canary: Canary | None = None,
     audit_share: float = 0.0,
     logging: bool = False,
     follows: str = "",
+    succeeds: str | None = None,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -222,7 +222,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, succeeds, canary, audit_share, logging, follows: see
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows, succeeds: see
             `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
@@ -269,11 +269,11 @@ def build(
             paused=tuple(paused),
             gone=tuple(gone),
             allotment=allotment,
-            succeeds=succeeds,
             canary=canary,
             audit_share=audit_share,
             logging=logging,
             follows=follows,
+            succeeds=succeeds,
         )
     )
 
@@ -372,11 +372,11 @@ def head_of(snapshot: Snapshot) -> Head:
         paused=snapshot.paused,
         gone=snapshot.gone,
         allotment=snapshot.allotment,
-        succeeds=snapshot.succeeds,
         canary=snapshot.canary,
         audit_share=snapshot.audit_share,
         logging=snapshot.logging,
         follows=snapshot.follows,
+        succeeds=snapshot.succeeds,
     )
 
 
@@ -433,9 +433,9 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         paused=head.paused,
         gone=head.gone,
         allotment=head.allotment,
-        succeeds=head.succeeds,
         canary=head.canary,
         audit_share=head.audit_share,
         logging=head.logging,
         follows=head.follows,
+        succeeds=head.succeeds,
     )

@@ -12,10 +12,10 @@ Head::
     checksum      CRC-32, below
     paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
     allotment     terms of slots and budgets (policies/allotment.py). Left out if empty
-    succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
     canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
     audit_share   of decisions drawn uniformly. Left out if 0
     logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
+    succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
 
 Arm::
 
@@ -164,11 +164,11 @@ class Head:
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     allotment: Allotment = NO_ALLOTMENT
-    succeeds: str | None = None
     canary: Canary | None = None
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
+    succeeds: str | None = None
 
 
 class _Version(msgspec.Struct):
@@ -206,11 +206,11 @@ class _Head(msgspec.Struct):
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     allotment: dict[str, Any] = {}  # msgspec copies an empty dict for each instance
-    succeeds: str | None = None
     canary: Canary | None = None
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
+    succeeds: str | None = None
 
 
 class _Arm(msgspec.Struct):
@@ -227,7 +227,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment", "succeeds", "canary", "audit_share", "logging", "follows")
+LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows", "succeeds")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))

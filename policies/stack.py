@@ -57,14 +57,6 @@ class LinearStack:
         np.maximum(variance, 0.0, out=variance)
         return m, np.sqrt(variance, out=variance)
 
-    def scores_each(self, contexts: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
-        """`scores` for a context of its own for each of the C arms in `rows`: (C, d) in, (C,) out."""
-        chosen = slice(len(self.row)) if rows is None else rows
-        m = np.einsum("ci,ci->c", self.mean[chosen], contexts)
-        i, j = lower_indices(contexts.shape[1])
-        variance = np.einsum("cp,cp->c", self.square[chosen], contexts[:, i] * contexts[:, j])
-        return m, np.sqrt(np.maximum(variance, 0.0))
-
     def means(self, context: FloatArray, rows: Index | None) -> FloatArray:
         """The means of `scores` alone, for explorers that go by nothing else.
 
@@ -73,6 +65,14 @@ class LinearStack:
         [1.0]
         """
         return (self.mean[: len(self.row)] if rows is None else self.mean[rows]) @ context
+
+    def scores_each(self, contexts: FloatArray, rows: Index | None) -> tuple[FloatArray, FloatArray]:
+        """`scores` for a context of its own for each of the C arms in `rows`: (C, d) in, (C,) out."""
+        chosen = slice(len(self.row)) if rows is None else rows
+        m = np.einsum("ci,ci->c", self.mean[chosen], contexts)
+        i, j = lower_indices(contexts.shape[1])
+        variance = np.einsum("cp,cp->c", self.square[chosen], contexts[:, i] * contexts[:, j])
+        return m, np.sqrt(np.maximum(variance, 0.0))
 
     @cached_property
     def _narrow(self) -> tuple[Float32Array, Float32Array]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.arm_contexts import context_of, contexts_of
+from policies.arm_contexts import ArmContexts, context_of
 from policies.arms import showable
 from policies.decide import Kind, decide
 from policies.decide_split import decide_split, split_key, split_law
@@ -123,14 +123,14 @@ class SlotsDecision:
         propensity: marginal probability of each slot's arm, whatever the others show; of an empty slot, that it stays empty.
         propensity_kind: of all of them.
         snapshot: version decided from, None for a fallback.
-        context: (d,), or (K, d) where slots have features of their own, or arms do.
+        context: (d,), (K, d) where slots have features of their own, or one that differs between arms.
         candidates: the N arms that could have been chosen.
         probabilities: (K, N) marginal probability of every arm in every slot, None beside an estimate.
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
         tokens: of each slot, None where it is empty or the policy has none; empty without any.
         groups: who decided, where decisions are shared out, of the slot that tells it (policies/slots_split.py); empty else.
-        missing: as in `Decision`.
+        missing: texts that have no vector yet, so that their features are at the mean; of arms as "ads.NAME".
     """
 
     decision_id: str
@@ -139,7 +139,7 @@ class SlotsDecision:
     arms: tuple[str | None, ...]
     propensity: tuple[float, ...]
     snapshot: int | None
-    context: FloatArray
+    context: FloatArray | ArmContexts
     candidates: tuple[str, ...]
     probabilities: FloatArray | None
     ts: int
@@ -163,7 +163,7 @@ class SlotsDecision:
             arm=arm,
             propensity=self.propensity[place],
             snapshot=self.snapshot,
-            context=self.context if self.context.ndim == 1 else self.context[place],
+            context=context_of(self.context, arm, place),
             candidates=self.candidates,
             probabilities=None if self.probabilities is None else self.probabilities[place],
             ts=self.ts,
@@ -346,7 +346,7 @@ class PolicyClient:
             among = self._known_arms(policy, candidates, snapshot)
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
-        if learns != policy:  # decided for another one, which has other features, versions and groups
+        if learns != policy:  # decided for another one, which has other features and versions
             policy, version, group, made = learns, None, None, self._compiled(asked, learns, context, None)
         x, ts = context_of(made.context, arm), int(now_s * 1000)
         token = self._tokens.token(
@@ -411,7 +411,6 @@ class PolicyClient:
         asked, (policy, learns) = policy, self._routes.of(policy, name, self._snapshots.get)
         snapshot = deciding(self._settings, policy, self._snapshots.get)
         made = self._compiled(asked, policy, context, snapshot)
-        x = made.context
         place = Place(
             slots=_distinct(slots),
             candidates=None if candidates is None else tuple(candidates),
@@ -424,14 +423,13 @@ class PolicyClient:
         reason = None if reason == ALL_HIDDEN else reason
         rng = self._draws.mine()
         if snapshot is not None and reason is None:
-            filled = self._filler.fill(policy, snapshot, x, place, rng=rng)
+            filled = self._filler.fill(policy, snapshot, made.context, place, rng=rng)
         else:
             filled = self._fill_back(policy, snapshot, place, rng)
         own = snapshot is not None and reason is None and snapshot.policy == policy
         version, groups = snapshot.version if snapshot is not None and own else None, filled.groups
-        if learns != policy:
+        if learns != policy:  # as in `decide`
             policy, version, groups, made = learns, None, (), self._compiled(asked, learns, context, None)
-        x = contexts_of(made.context, filled.arms)
         tokens = self._tokens.of_slots(
             policy,
             decision_id=name,
@@ -440,7 +438,7 @@ class PolicyClient:
             propensity=filled.propensity,
             estimated=filled.kind == "estimate",
             snapshot=version,
-            context=x,
+            context=made.context,
             ts=place.now_ms,
         )
         return SlotsDecision(
@@ -450,7 +448,7 @@ class PolicyClient:
             arms=filled.arms,
             propensity=filled.propensity,
             snapshot=version,
-            context=x,
+            context=made.context,
             candidates=filled.names,
             probabilities=filled.probabilities,
             ts=place.now_ms,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.allocation import allocate
-from policies.arm_contexts import ArmContexts
 from policies.decide import MANY, check_contexts, decide
 from policies.decide_slots import BY_MEAN, decide_slots
 from policies.decide_split import decide_split, split_key
@@ -29,6 +28,7 @@ from streams.settings_slots import SlotPolicy
 from streams.slot_plans import Book
 
 if TYPE_CHECKING:
+    from policies.arm_contexts import ArmContexts
     from policies.batch import FloatArray
     from policies.canary import Group
     from policies.decide import Kind
@@ -109,14 +109,14 @@ class Filler:
     def fill(
         self, policy: str, snapshot: Snapshot, x: FloatArray | ArmContexts, place: Place, *, rng: np.random.Generator
     ) -> Filled:
-        """Fill the slots of one request by a snapshot; `x` is (d,), or (K, d) where slots have features of their own, or differs between arms.
+        """Fill the slots of one request by a snapshot; `x` is (d,), (K, d) where slots have features of their own, or differs between arms.
 
         Raises:
             ValueError: a context, candidates or a request that do not fit.
         """
         book = self._book(policy)
-        shared = isinstance(x, ArmContexts) or x.ndim == 1
-        if len(place.slots) == 1 and shared and not self.governs(policy, snapshot):
+        by_slot = isinstance(x, np.ndarray) and x.ndim == 2
+        if len(place.slots) == 1 and not by_slot and not self.governs(policy, snapshot):
             return _decided(snapshot, x, place, rng)
         plan = book.plan(snapshot, place.candidates)
         if not plan.names:

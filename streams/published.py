@@ -47,11 +47,11 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "paused",
             "gone",
             "allotment",
-            "succeeds",
             "canary",
             "audit_share",
             "logging",
             "follows",
+            "succeeds",
         )
     )
 

@@ -227,10 +227,7 @@ class Service:
         jobs = []
         for number, ask in enumerate(found):
             try:
-                if key is None:
-                    new_id, rng = self._random.name(), self._random.rng
-                else:
-                    new_id, rng = drawn(f"{key}\n{number}")
+                new_id, rng = (self._random.name(), self._random.rng) if key is None else drawn(f"{key}\n{number}")
                 deadline_ms = self._settings.serve_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
                 job = self._desk.job(
                     ask,

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from msgspec import UNSET, structs
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from policies.arm_contexts import ArmContexts, contexts_of
+from policies.arm_contexts import ArmContexts, context_of
 from policies.features import FeatureError
 from streams.client import Decision
 from streams.filling import NOTHING, Filled, Filler, Place
@@ -29,6 +31,7 @@ from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
+    from policies.canary import Group
     from policies.snapshot import Snapshot
     from streams.settings import Settings
 
@@ -50,7 +53,7 @@ class Job:
     """One decision to make.
 
     Attributes:
-        x: (d,) context, or (s, d) one for each slot, or one that differs between arms.
+        x: (d,) context, (s, d) one for each slot, or one that differs between arms.
         rng: the randomness; nothing else is drawn, so that the same generator decides the same.
         until: when it is too late, on the desk's clock.
         done: called with what was decided, or the error.
@@ -75,13 +78,13 @@ class Job:
         return self.ask.policy if self.learns is None else self.learns
 
     @property
-    def shared(self) -> bool:
-        """Whether all slots and arms have one context."""
-        return not isinstance(self.x, ArmContexts) and self.x.ndim == 1
+    def logged(self) -> FloatArray | ArmContexts:
+        """The context as impressions have it."""
+        return self.x if self.seen is None else self.seen
 
-    def logged(self, filled: Filled) -> FloatArray:
-        """(d,) what impressions carry, or (s, d) one for each slot."""
-        return contexts_of(self.x if self.seen is None else self.seen, filled.arms)
+    def context(self, arm: str, slot: int) -> FloatArray:
+        """(d,) what the impression of an arm in a slot carries."""
+        return context_of(self.logged, arm, slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,15 @@ class Made:
     ts: int
     tokens: tuple[str | None, ...]
 
+    @property
+    def groups(self) -> tuple[Group | None, ...]:
+        """Who decided, by slot, for the tests of the policy that decided; empty if nothing is shared out."""
+        return self.filled.groups if self.job.learns is None else ()
+
     def decisions(self) -> list[Decision]:
         """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
-        job, filled, x = self.job, self.filled, self.job.logged(self.filled)
+        job, filled = self.job, self.filled
+        groups = self.groups
         return [
             Decision(
                 decision_id=job.decision_id,
@@ -106,13 +115,13 @@ class Made:
                 arm=arm,
                 propensity=propensity,
                 snapshot=self.snapshot,
-                context=x if x.ndim == 1 else x[place],
+                context=job.context(arm, place),
                 candidates=(),
                 probabilities=None,
                 ts=self.ts,
                 unit=job.ask.unit,
                 propensity_kind=filled.kind,
-                group=filled.groups[place] if filled.groups and job.learns is None else None,
+                group=groups[place] if groups else None,
             )
             for place, (slot, arm, propensity) in enumerate(
                 zip(job.places, filled.arms, filled.propensity, strict=True)
@@ -123,8 +132,9 @@ class Made:
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
         job, kind = self.job, self.filled.kind
-        groups = (self.filled.groups if job.learns is None else ()) or (None,) * len(job.places)
-        x = job.logged(self.filled)
+        groups = self.groups or (None,) * len(job.places)
+        logged = job.logged
+        own = context and isinstance(logged, ArmContexts)
         shown = [
             Shown(slot=slot, arm=None, propensity=None, propensity_kind=None)
             if arm is None
@@ -135,9 +145,10 @@ class Made:
                 propensity_kind=kind,
                 token=UNSET if token is None else token,
                 group=UNSET if group is None else group,
+                context=job.context(arm, place).tolist() if own else UNSET,
             )
-            for slot, arm, propensity, token, group in zip(
-                job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True
+            for place, (slot, arm, propensity, token, group) in enumerate(
+                zip(job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True)
             )
         ]
         return Answer(
@@ -148,8 +159,8 @@ class Made:
             reason=self.reason,
             slots=shown,
             unit=UNSET if job.ask.unit is None else job.ask.unit,
-            context=x.tolist() if context and x.ndim == 1 else UNSET,
-            contexts=x.tolist() if context and x.ndim == 2 else UNSET,
+            context=logged.tolist() if context and isinstance(logged, np.ndarray) and logged.ndim == 1 else UNSET,
+            contexts=logged.tolist() if context and isinstance(logged, np.ndarray) and logged.ndim == 2 else UNSET,
             missing=list(job.missing) if job.missing else UNSET,
         )
 
@@ -200,10 +211,10 @@ class Desk:
         until: float,
         done: Callable[[Made | Exception], None],
     ) -> Job:
-        """What is asked as a job, checked. Raises BadRequest: no such policy, a context or fields that do not suit it."""
+        """What is asked as a job, its context checked. Raises BadRequest: no such policy, another length, wrong features."""
         route = self._routes.of(ask.policy, decision_id, self._source.snapshot)
         made, chosen = self._rounded(ask, route.decides)
-        self.check(chosen)
+        self._check(chosen)
         seen, _ = self._rounded(ask, route.learns) if route.apart else (None, ask)
         return Job(
             chosen,
@@ -220,10 +231,10 @@ class Desk:
 
     def _rounded(self, asked: Ask, policy: str) -> tuple[Compiled, Ask]:
         """The context of what was asked as a policy has it, and the same asked of that policy."""
-        ask = asked if policy == asked.policy else structs.replace(asked, policy=policy)
+        ask = asked if policy == asked.policy else replace(asked, policy=policy)
         if isinstance(asked.features, Mapping):
             values = self._routes.values(asked.policy, policy, asked.features)
-            ask = ask if values is asked.features else structs.replace(ask, features=dict(values))
+            ask = ask if values is asked.features else replace(ask, features=dict(values))
         try:
             made = self._compiled(ask)
             return Compiled(self.tokens.rounded_all(policy, made.context), made.missing), ask
@@ -251,7 +262,7 @@ class Desk:
             raise BadRequest(f"context has {len(given)} numbers; policy {ask.policy!r} needs {dimension}")
         return Compiled(np.array(given, np.float64))
 
-    def check(self, ask: Ask) -> None:
+    def _check(self, ask: Ask) -> None:
         """Raises BadRequest if the request's fields do not suit the policy's rules."""
         if isinstance(ask.request, dict):
             try:
@@ -276,7 +287,13 @@ class Desk:
         for _ in range(min(TOGETHER, len(self._waiting))):
             job = self._waiting.popleft()
             among = None if job.ask.candidates is None else tuple(job.ask.candidates)
-            key = (job.ask.policy, job.places, among, now > job.until, job.shared)
+            key = (
+                job.ask.policy,
+                job.places,
+                among,
+                now > job.until,
+                isinstance(job.x, np.ndarray) and job.x.ndim == 1,
+            )
             groups.setdefault(key, []).append(job)
         for (policy, _, among, late, shared), jobs in groups.items():
             self._decide(policy, among, jobs, late=late, shared=shared)
@@ -301,7 +318,7 @@ class Desk:
             if reason is not None or snapshot is None:
                 arms = self._arms(policy, among, snapshot)
                 found = [
-                    self.filler.fall_back(policy, snapshot, replace(place, candidates=arms), rng=job.rng)
+                    self.filler.fall_back(policy, snapshot, changed(place, candidates=arms), rng=job.rng)
                     for place, job in zip(places, jobs, strict=True)
                 ]
             elif shared:
@@ -336,7 +353,7 @@ class Desk:
             propensity=filled.propensity,
             estimated=filled.kind == "estimate",
             snapshot=snapshot if job.learns is None else None,
-            context=job.logged(filled),
+            context=job.logged,
             ts=ts,
         )
 

@@ -125,14 +125,15 @@ class Shown(Struct, frozen=True, kw_only=True, gc=False):
     propensity_kind: str | None
     token: str | UnsetType = UNSET
     group: str | UnsetType = UNSET
+    context: list[float] | UnsetType = UNSET
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline", "logging"), null if it did not.
 
-    `context` (or `contexts`) is there only where the service does not log impressions: who logs them needs what was decided from.
-    `policy` may be another than was asked for: one that has taken over from it, or learns from this decision. `missing`: texts
-    that have no vector yet, left out if there are none.
+    `context` is there only where the service does not log impressions: who logs them needs what was decided from. Each slot
+    has its own where contexts differ between arms. `policy` may be another than was asked for: one that has taken over from it,
+    or learns from this decision. `missing`: texts that have no vector yet, left out if there are none.
     """
 
     decision_id: str
@@ -143,8 +144,8 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     slots: list[Shown]
     unit: str | UnsetType = UNSET
     context: list[float] | UnsetType = UNSET
-    missing: list[str] | UnsetType = UNSET
     contexts: list[list[float]] | UnsetType = UNSET
+    missing: list[str] | UnsetType = UNSET
 
 
 Kind = TypeVar("Kind", Ask, Report)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.arm_contexts import ArmContexts
+from policies.arm_contexts import ArmContexts, context_of
 from streams.tokens import ExpiredTokenError, Signed, TokenError, authentic, half, sign
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ class TokenDesk:
         propensity: Sequence[float],
         estimated: bool,
         snapshot: int | None,
-        context: FloatArray,
+        context: FloatArray | ArmContexts,
         ts: int,
     ) -> tuple[str | None, ...]:
-        """The tokens of K slots that were filled together, None for empty ones; the context is (d,), or (K, d).
+        """The tokens of K slots that were filled together, None for empty ones; the context is (d,), (K, d), or differs between arms.
 
         Raises:
             ValueError: as `token`.
@@ -120,7 +120,7 @@ class TokenDesk:
                 propensity=chance,
                 estimated=estimated,
                 snapshot=snapshot,
-                context=context if context.ndim == 1 else context[place],
+                context=context_of(context, arm, place),
                 ts=ts,
             )
             for place, (slot, arm, chance) in enumerate(zip(slots, arms, propensity, strict=True))

@@ -512,9 +512,9 @@ def refund_beyond_zero(one: Seen, refunds: Sequence[float] | None) -> Seen:
     return one if refunds is None else structs.replace(one, reward=one.worth * (one.value - sum(refunds)))
 
 
-def uncorrected(*given: Any) -> Joined:
+def uncorrected(*given: Any, **named: Any) -> Joined:
     """The square of the change, in place of the change of the square."""
-    return structs.replace(Joined(*given), square=given[11] ** 2)
+    return structs.replace(Joined(*given, **named), square=given[11] ** 2)
 
 
 def replaced(target: Any, name: str, by: Any) -> Callable[[pytest.MonkeyPatch], None]:

@@ -269,12 +269,12 @@ def test_over_http_each_slot_has_the_context_of_its_arm_where_these_differ() -> 
         ):
             answer = one.decide(ask)
         assert "context" not in answer
-        arms = [slot["arm"] for slot in answer["slots"]]
-        if logged == "none":
-            found[logged] = dict(zip(arms, answer["contexts"], strict=True))
-        else:
-            found[logged] = {row.arm: list(row.context) for row in kafka.impressions}
-        assert ("contexts" in answer) == (logged == "none")
+        shown = answer["slots"] if logged == "none" else kafka.impressions
+        get = (
+            (lambda row: (row["arm"], row["context"])) if logged == "none" else lambda row: (row.arm, list(row.context))
+        )
+        found[logged] = dict(map(get, shown))
+        assert {"context" in slot for slot in answer["slots"]} == {logged == "none"}
     assert set(found["none"]) == {"a", "b"}
     assert found["none"] == found["before"]
     for arm, context in found["none"].items():

@@ -11,7 +11,6 @@ import pytest
 from policies.arm_contexts import ArmContexts, context_of
 from policies.batch import Batch, FloatArray
 from policies.decide import decide, law
-from policies.decide_slots import decide_slots
 from policies.empirical_bayes import fit
 from policies.explain import explain
 from policies.explorers import Scores, explore
@@ -63,10 +62,13 @@ def test_one_context_for_all_decides_as_it_always_did() -> None:
     known = snapshot()
     shared = replace(CONTEXTS, by_arm={})
     assert np.abs(law(known, shared) - law(known, shared.x)).max() < 1e-12
-    kappa = np.array([1.0, 0.5])
-    ours, theirs = (decide_slots(known, one, kappa=kappa, rng=np.random.default_rng(3)) for one in (shared, shared.x))
-    assert ours.arms == theirs.arms
-    assert np.allclose(ours.propensity, theirs.propensity, rtol=0, atol=1e-12)
+    page = Place(slots=("top", "side"))
+    for seed in range(5):
+        rngs = [np.random.default_rng(seed), np.random.default_rng(seed)]
+        ours = Filler({}).fill("front", known, shared, page, rng=rngs[0])
+        theirs = Filler({}).fill("front", known, shared.x, page, rng=rngs[1])
+        assert ours.arms == theirs.arms
+        assert np.allclose(ours.propensity, theirs.propensity, rtol=0, atol=1e-12)
 
 
 def test_arms_are_drawn_from_that_law() -> None:
@@ -80,25 +82,11 @@ def test_arms_are_drawn_from_that_law() -> None:
     for _ in range(20):
         drawn = decide(hidden, CONTEXTS, rng=rng)
         assert drawn.propensity == pytest.approx(p[hidden.names.index(drawn.arm)], abs=1e-12)
-    filler = Filler({})
-    for seed in range(5):
-        found = filler.fill("front", hidden, CONTEXTS, Place(slots=("top",)), rng=np.random.default_rng(seed))
-        assert found.propensity[0] == pytest.approx(p[hidden.names.index(str(found.arms[0]))], abs=1e-12)
-    nothing = replace(known, paused=known.names)
-    assert filler.fill("front", nothing, CONTEXTS, Place(slots=("top",)), rng=rng).arms == (None,)
-
-
-def test_pages_are_filled_by_each_arms_own_context() -> None:
-    """With one slot the marginals are the law of one decision; the best match stands first where nothing else is known."""
-    known = snapshot()
-    one = decide_slots(known, CONTEXTS, kappa=np.ones(1), rng=np.random.default_rng(0))
-    assert one.allocation.probabilities is not None
-    assert np.abs(one.allocation.probabilities[0] - law(known, CONTEXTS)).max() < 1e-9
-    two = decide_slots(known, CONTEXTS, kappa=np.array([1.0, 0.5]), rng=np.random.default_rng(0))
-    same_for_all = decide_slots(known, CONTEXTS.x, kappa=np.array([1.0, 0.5]), rng=np.random.default_rng(0))
-    assert two.allocation.probabilities is not None
-    assert same_for_all.allocation.probabilities is not None
-    assert np.abs(two.allocation.probabilities - same_for_all.allocation.probabilities).max() > 1e-4
+    filler, top = Filler({}), Place(slots=("top",))
+    for _ in range(20):
+        one = filler.fill("front", hidden, CONTEXTS, top, rng=rng)
+        assert one.propensity[0] == pytest.approx(p[hidden.names.index(one.arms[0] or "")], abs=1e-12)
+    assert filler.fill("front", replace(known, paused=known.names), CONTEXTS, top, rng=rng).arms == (None,)
 
 
 def test_explanations_are_of_each_arm_in_its_own_context() -> None:
@@ -144,6 +132,24 @@ def test_a_snapshot_says_whom_it_succeeds() -> None:
     assert (head.succeeds, head.checksum) == ("front-1", known.checksum)
     assert b"succeeds" not in encode_head(known)
     assert decode_head(encode_head(known)).succeeds is None
+
+
+def test_pages_are_filled_by_each_arm_in_its_own_context() -> None:
+    """Slot by slot frequencies are the logged marginals, which the match moves."""
+    known = replace(snapshot(), explorer="softmax", rates={"tau": 0.05, "epsilon": 0.05})
+    page, rng = Place(slots=("top", "side")), np.random.default_rng(3)
+    filler, draws = Filler({}), 3_000
+    shown, expected = np.zeros((2, len(known.names))), np.zeros((2, len(known.names)))
+    for _ in range(draws):
+        found = filler.fill("front", known, CONTEXTS, page, rng=rng)
+        assert found.probabilities is not None
+        expected += found.probabilities
+        for slot, arm in enumerate(found.arms):
+            shown[slot, known.names.index(arm or "")] += 1.0
+    assert (np.abs(shown - expected) < 5.0 * np.sqrt(np.maximum(expected, 1.0))).all()
+    plain = filler.fill("front", known, CONTEXTS.x, page, rng=rng).probabilities
+    assert plain is not None
+    assert np.abs(expected / draws - plain).max() > 1e-3  # a broken variant: the match left out
 
 
 @pytest.mark.parametrize("model", ["linear", "hybrid"])
