@@ -43,6 +43,7 @@ PLAIN = {
     "baseline",
     "batch",
     "beta_thompson",
+    "bilinear",
     "budget_steps",
     "budgets",
     "caps",
