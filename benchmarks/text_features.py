@@ -5,7 +5,7 @@
 `reviews`: each round one garment of each of the ten most reviewed classes is on offer, with a review; arms are the classes, the
 reward is 1 if the garment that was chosen is recommended. Without text its context is age, votes and division, with text also 32
 principal components of the review's vector; models `linear` and `hybrid` otherwise by default.
-`arms`: simulated clicks, arms with texts that replace others (benchmarks/text_worlds.py): `linear` (no arm tells of another),
+`arms`, `arms-fast`: simulated clicks on 30 arms with texts, of which 3 or 9 are replaced every 300 rounds (benchmarks/text_worlds.py): `linear` (no arm tells of another),
 `hybrid` (arms share a part), and `hybrid-text` with 20 principal components of each arm's text as its features.
 
 Vectors are all-MiniLM-L6-v2's, each text encoded once a run; components are of the first 2,000 texts, by a singular value
@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 BLOCK = 10
 """Decisions between two updates."""
 COMPONENTS, ARM_COMPONENTS, FITTED = 32, 20, 2_000
-ROUNDS = {"reviews": 3_000, "arms": 9_000}
+ROUNDS = {"reviews": 3_000, "arms": 9_000, "arms-fast": 9_000}
+NEW = {"arms": 3, "arms-fast": 9}
+"""Arms of 30 that are replaced at a time: one is there for 3,000 or 1,000 rounds on average."""
 PAIRS = {
     "reviews": (("linear-text", "linear"), ("hybrid-text", "hybrid")),
-    "arms": (("hybrid-text", "linear"), ("hybrid-text", "hybrid")),
+    **dict.fromkeys(NEW, (("hybrid-text", "linear"), ("hybrid-text", "hybrid"))),
 }
 Rewards = dict[str, dict[str, list[float]]]
 
@@ -55,7 +57,7 @@ Rewards = dict[str, dict[str, list[float]]]
 def main() -> None:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="+", choices=tuple(ROUNDS), default=list(ROUNDS), help="which (default both)")
+    parser.add_argument("--worlds", nargs="+", choices=tuple(ROUNDS), default=list(ROUNDS), help="which (default all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), help="of orders and draws")
     parser.add_argument("--rounds", type=int, help="decisions of a seed (default 3,000 of reviews, 9,000 of arms)")
     parser.add_argument("--reviews", type=Path, help="the reviews' Parquet file (default: the installed package's)")
@@ -76,7 +78,7 @@ def main() -> None:
                 )
             rewards[world] = on_reviews(read_reviews(path), str(model), seeds=given.seeds, rounds=rounds)
         else:
-            rewards[world] = on_arms(str(model), seeds=given.seeds, rounds=rounds)
+            rewards[world] = on_arms(str(model), seeds=given.seeds, rounds=rounds, new=NEW[world])
     found = {world: summary(world, rewards[world]) for world in rewards}
     print(table(found))
     if given.json:
@@ -99,7 +101,7 @@ def on_reviews(reviews: Reviews, model: str, *, seeds: Sequence[int], rounds: in
     return rewards
 
 
-def on_arms(model: str, *, seeds: Sequence[int], rounds: int) -> dict[str, list[float]]:
+def on_arms(model: str, *, seeds: Sequence[int], rounds: int, new: int) -> dict[str, list[float]]:
     """Mean chance of a click of what each policy showed, by seed, in the simulated world."""
     every = descriptions()
     features = dict(zip(every, components(encoded(every, model), ARM_COMPONENTS), strict=True))
@@ -107,7 +109,7 @@ def on_arms(model: str, *, seeds: Sequence[int], rounds: int) -> dict[str, list[
     for seed in seeds:
         told: dict[str, float] = {}
         for name in ("uniform", "linear", "hybrid", "hybrid-text"):
-            world = Described(seed=seed, rounds=rounds)
+            world = Described(seed=seed, rounds=rounds, new=new)
             live = world.probabilities(0, world.contexts[:1]).shape[1]
             if name == "uniform":
                 starts = range(0, rounds, world.EVERY)
@@ -121,7 +123,7 @@ def on_arms(model: str, *, seeds: Sequence[int], rounds: int) -> dict[str, list[
                 policy["arm_features"] = by_arm
             learner = Clickloop(PolicySettings.model_validate(policy), seed=seed)
             told[name] = best - float(play(world, learner, rounds=rounds, arms=live, block=BLOCK).mean())
-        _keep(rewards, {"best": best, **told}, f"arms, seed {seed}")
+        _keep(rewards, {"best": best, **told}, f"{new} arms new at a time, seed {seed}")
     return rewards
 
 
@@ -200,7 +202,7 @@ def summary(world: str, rewards: dict[str, list[float]]) -> dict[str, dict[str, 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """A line for each bar."""
     return "\n".join(
-        f"{world:8} {name:28} {bar['value']:+.4f} ± {bar['half_width']:.4f}"
+        f"{world:9} {name:24} {bar['value']:+.4f} ± {bar['half_width']:.4f}"
         for world, bars in found.items()
         for name, bar in bars.items()
     )

@@ -128,7 +128,7 @@ def descriptions() -> list[str]:
 
 
 class Described:
-    """Logistic clicks, weights of an arm from its words and from itself; three arms are replaced every 300 rounds.
+    """Logistic clicks, weights of an arm from its words and from itself; some of the arms are replaced every 300 rounds.
 
     A world as in benchmarks/worlds.py. Weights are bias -2.5 (standard deviation 0.8) and slopes 0 (0.5 each); of their variance
     `TOLD` is the sum over the words of a text, drawn once for each word, and the rest is the arm's own.
@@ -139,12 +139,12 @@ class Described:
         uniforms, delays: (rounds,) clicks come at once.
     """
 
-    EVERY, NEW = 300, 3
+    EVERY = 300
 
-    def __init__(self, *, seed: int, rounds: int, arms: int = 30, dimension: int = 6) -> None:
+    def __init__(self, *, seed: int, rounds: int, new: int, arms: int = 30, dimension: int = 6) -> None:
         rng = np.random.default_rng(5000 + seed)
         steps = max(-(-rounds // self.EVERY) - 1, 0)
-        count = arms + self.NEW * steps
+        count = arms + new * steps
         every = descriptions()
         chosen = rng.permutation(len(every))[:count]
         self.texts: Sequence[str] = [every[i] for i in chosen.tolist()]
@@ -163,7 +163,7 @@ class Described:
         self._live = [np.arange(arms)]
         for step in range(steps):
             live = self._live[-1].copy()
-            live[rng.permutation(arms)[: self.NEW]] = arms + self.NEW * step + np.arange(self.NEW)
+            live[rng.permutation(arms)[:new]] = arms + new * step + np.arange(new)
             self._live.append(live)
 
     def probabilities(self, round_: int, contexts: FloatArray) -> FloatArray:

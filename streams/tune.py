@@ -12,22 +12,25 @@ A crash before step 6 leaves a folder whose name begins with a dot, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from policies.bilinear import Sides, gain, head, learned_head, losses
+from policies.bilinear import gain, head
 from streams import logs
 from streams.settings_errors import SettingsError
+from streams.tuning_split import TooFewError, compared, cut_at, rows_of, sides_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from encoders.adapting import Adapted
+    from encoders.folder import Folder, Pooling
     from encoders.model import Encoder
-    from encoders.tuning import Rows, Start
+    from encoders.principal import Start
+    from encoders.tuning import Rows
     from policies.batch import FloatArray
     from streams.settings_encoder import EncoderSettings
     from streams.tuning_rows import Shown
@@ -35,15 +38,8 @@ if TYPE_CHECKING:
 Method = Literal["projection", "lora"]
 RIDGE = 1.0
 """Penalty of the head while the encoder is tuned: a small one, as a head near zero lets no gradient through."""
-LEAST_ROWS, LEAST_CLICKS, LEAST_TEXTS = 200, 10, 3
 
 log = logs.get(__name__)
-
-
-class TooFewError(ValueError):
-    """There is too little to tune or to compare on."""
-
-    retriable = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +63,28 @@ class Options:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Base:
+    """The encoder as it is, the rows, and the vectors of all their texts; rows before `cut` are learned from."""
+
+    settings: EncoderSettings
+    root: Path
+    folder: Folder
+    encoder: Encoder
+    shown: Shown
+    rows: Rows
+    cut: int
+    vectors: npt.NDArray[np.float32]
+
+    @property
+    def learned(self) -> Rows:
+        return self.rows.part(slice(0, self.cut))
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.settings.pooling or self.folder.pooling
+
+
 def tuned(settings: EncoderSettings, shown: Shown, target: Path, options: Options) -> dict[str, Any]:
     """Tune, compare, and publish in `target` if it is better; what was found.
 
@@ -75,35 +93,22 @@ def tuned(settings: EncoderSettings, shown: Shown, target: Path, options: Option
         SettingsError: there is no encoder in the settings.
         TooFewError: rows, clicks or texts are too few.
     """
-    from encoders.folder import locate, read_folder
     from encoders.tuned_folder import beside, check_target, publish
 
-    if settings.model is None:
-        raise SettingsError(
-            "encoder.model is not set; name a folder or a Hugging Face id there or by CLICKLOOP_ENCODER__MODEL"
-        )
     check_target(target)
-    cut = _cut(shown, options.held_out)
-    root = locate(settings.model, settings.revision)
-    folder = read_folder(root)
-    if folder.dense is not None:
-        from encoders.errors import ModelError
-
-        raise ModelError(f"{root} has a Dense module already; tune the model that it was made of")
-    base = _load(settings, str(root), settings.revision)
-    rows = _rows(shown, cut)
-    vectors = base.encode(shown.texts, budget_tokens=settings.budget_tokens)
-    start, before = _start(vectors, rows, cut, options)
-    about = {"base": base.fingerprint, "method": options.method, "rows": cut, "until_ms": int(shown.ts[cut - 1])}
+    base = _base(settings, shown, cut_at(shown, options.held_out))
+    start, z = _start(base, options)
+    before = compared(z, base.rows, base.cut)
     with beside(target) as part:
-        epochs = _tune(part, root, base, vectors, shown, rows.part(slice(0, cut)), start, settings, options, about)
+        epoch = _tune(part, base, start, z, options)
         found = _load(settings, str(part), None)
-        after = compared(found.encode(shown.texts, budget_tokens=settings.budget_tokens).astype(np.float64), rows, cut)
+        vectors = found.encode(shown.texts, budget_tokens=settings.budget_tokens)
+        after = compared(vectors.astype(np.float64), base.rows, base.cut)
         low, high = gain(before, after, rng=np.random.default_rng(options.seed))
         better = low > 0.0
         if better:
             publish(part, target)
-    log.info("tuned", better=better, loss_before=float(before.mean()), loss_after=float(after.mean()), epoch=epochs)
+    log.info("tuned", better=better, loss_before=float(before.mean()), loss_after=float(after.mean()), epoch=epoch)
     return {
         "better": better,
         "loss_before": float(before.mean()),
@@ -112,89 +117,68 @@ def tuned(settings: EncoderSettings, shown: Shown, target: Path, options: Option
         "interval": [low, high],
         "fingerprint": found.fingerprint if better else None,
         "folder": str(target) if better else None,
-        "base_fingerprint": base.fingerprint,
+        "base_fingerprint": base.encoder.fingerprint,
         "method": options.method,
         "dimension": found.dimension,
-        "epoch": epochs,
-        "rows_learned": cut,
-        "rows_held_out": len(rows) - cut,
+        "epoch": epoch,
+        "rows_learned": base.cut,
+        "rows_held_out": len(base.rows) - base.cut,
         "rows_without_text": shown.without_text,
         "texts": len(shown.texts),
     }
 
 
-def compared(z: FloatArray, rows: Rows, cut: int) -> npt.NDArray[np.float64]:
-    """Held-out losses (n - cut,) of a head that is learned on the rows before `cut`, with vectors z (texts, k).
+def _base(settings: EncoderSettings, shown: Shown, cut: int) -> _Base:
+    from encoders.errors import ModelError
+    from encoders.folder import locate, read_folder
 
-    Vectors are scaled alike, so that a penalty means the same for both encoders.
-    """
-    first, rest = rows.part(slice(0, cut)), rows.part(slice(cut, None))
-    seen = z[first.texts]
-    z = (z - seen.mean(axis=0)) / max(float(np.sqrt(seen.var(axis=0).mean())), 1e-12)
-    learned, held = _sides(first, z), _sides(rest, z)
-    M, _ = learned_head(learned)
-    return losses(M, held)
+    if settings.model is None:
+        raise SettingsError(
+            "encoder.model is not set; name a folder or a Hugging Face id there or by CLICKLOOP_ENCODER__MODEL"
+        )
+    root = locate(settings.model, settings.revision)
+    folder = read_folder(root)
+    if folder.dense is not None:
+        raise ModelError(f"{root} has a Dense module already; tune the model that it was made of")
+    encoder = _load(settings, str(root), settings.revision)
+    return _Base(
+        settings=settings,
+        root=root,
+        folder=folder,
+        encoder=encoder,
+        shown=shown,
+        rows=rows_of(shown, cut),
+        cut=cut,
+        vectors=encoder.encode(shown.texts, budget_tokens=settings.budget_tokens),
+    )
 
 
-def _sides(rows: Rows, z: FloatArray) -> Sides:
-    u, f = rows.sides(z)
-    return Sides(u=u, f=f, click=rows.click)
-
-
-def _start(vectors: npt.NDArray[np.float32], rows: Rows, cut: int, options: Options) -> tuple[Start, FloatArray]:
-    """The first components of the earlier texts' vectors, and the held-out losses with them."""
+def _start(base: _Base, options: Options) -> tuple[Start, FloatArray]:
+    """The map to the first components of the earlier texts' vectors, and all texts' vectors under it, (texts, k)."""
     import torch
 
-    from encoders.tuning import principal
+    from encoders.principal import principal
 
     try:
-        start = principal(vectors[rows.part(slice(0, cut)).texts], options.dimension)
+        start = principal(base.vectors[base.learned.texts], options.dimension)
     except ValueError as error:
         raise TooFewError(str(error)) from error
-    z = start.dense()(torch.from_numpy(vectors)).numpy().astype(np.float64)
-    return start, compared(z, rows, cut)
+    return start, start.dense()(torch.from_numpy(base.vectors)).numpy().astype(np.float64)
 
 
-def _tune(
-    part: Path,
-    root: Path,
-    base: Encoder,
-    vectors: npt.NDArray[np.float32],
-    shown: Shown,
-    learned: Rows,
-    start: Start,
-    settings: EncoderSettings,
-    options: Options,
-    about: Mapping[str, Any],
-) -> int:
+def _tune(part: Path, base: _Base, start: Start, z: FloatArray, options: Options) -> int:
     """Tune on the earlier rows and write the result; the epoch that was best."""
-    import torch
-
-    from encoders.adapting import Adapted, Kept
-    from encoders.folder import read_folder
-    from encoders.model import load_transformer
+    from encoders.adapting import Kept
     from encoders.tuned_folder import write_tuned
-    from encoders.tuning import Effort, tune
+    from encoders.tuning import Effort, tune, unwatched
 
-    folder = read_folder(root)
-    pooling = settings.pooling or folder.pooling
-    z = start.dense()(torch.from_numpy(vectors)).numpy().astype(np.float64)
-    adapted = None
-    if options.method == "lora":
-        adapted = Adapted(
-            load_transformer(folder),
-            base.tokenizer(shown.texts),
-            pooling=pooling,
-            normalise=folder.normalise,
-            device=base.device,
-            rank=options.rank,
-            seed=options.seed,
-        )
+    adapted = _adapted(base, options) if options.method == "lora" else None
+    learned = base.learned
     found = tune(
-        adapted or Kept(vectors),
+        adapted or Kept(base.vectors),
         learned,
         start=start,
-        head=head(_sides(learned, z), ridge=RIDGE),
+        head=head(sides_of(unwatched(learned), z), ridge=RIDGE),
         ridge=RIDGE,
         adapted=adapted.parameters if adapted else (),
         effort=Effort(epochs=options.epochs),
@@ -202,14 +186,36 @@ def _tune(
     )
     write_tuned(
         part,
-        root=root,
-        folder=folder,
-        pooling=pooling,
+        root=base.root,
+        folder=base.folder,
+        pooling=base.pooling,
         dense=found.dense,
         model=adapted.merged() if adapted else None,
-        about={**about, "watched_losses": found.losses, "epoch": found.epoch},
+        about={
+            "base": base.encoder.fingerprint,
+            "method": options.method,
+            "rows": base.cut,
+            "until_ms": int(base.shown.ts[base.cut - 1]),
+            "watched_losses": found.losses,
+            "epoch": found.epoch,
+        },
     )
     return found.epoch
+
+
+def _adapted(base: _Base, options: Options) -> Adapted:
+    from encoders.adapting import Adapted
+    from encoders.model import load_transformer
+
+    return Adapted(
+        load_transformer(base.folder),
+        base.encoder.tokenizer(base.shown.texts),
+        pooling=base.pooling,
+        normalise=base.folder.normalise,
+        device=base.encoder.device,
+        rank=options.rank,
+        seed=options.seed,
+    )
 
 
 def _load(settings: EncoderSettings, model: str, revision: str | None) -> Encoder:
@@ -223,37 +229,3 @@ def _load(settings: EncoderSettings, model: str, revision: str | None) -> Encode
         pooling=settings.pooling,
         device=settings.device,
     )
-
-
-def _rows(shown: Shown, cut: int) -> Rows:
-    """Numbers of contexts in the units of the earlier rows; what is the same in all of these is left out."""
-    from encoders.tuning import Rows
-
-    first = shown.x[:cut]
-    sd = first.std(axis=0)
-    varies = sd > 1e-9 * np.maximum(np.abs(first).max(axis=0, initial=0.0), 1e-30)
-    x = (shown.x[:, varies] - first[:, varies].mean(axis=0)) / sd[varies]
-    return Rows(
-        x=np.hstack([np.ones((len(x), 1)), np.clip(x, -10.0, 10.0)]),
-        arm=shown.arm,
-        context=shown.context,
-        click=shown.click,
-    )
-
-
-def _cut(shown: Shown, held_out: float) -> int:
-    """How many rows are before the held-out time. Raises TooFewError if there is too little on either side."""
-    n = len(shown.click)
-    cut = int(np.searchsorted(shown.ts, shown.ts[round((1.0 - held_out) * n)])) if n >= LEAST_ROWS else 0
-    clicks = (int(shown.click[:cut].sum()), int(shown.click[cut:].sum()))
-    others = (cut - clicks[0], n - cut - clicks[1])
-    texts = len(np.unique(shown.arm[:cut]))
-    if n < LEAST_ROWS or cut < LEAST_ROWS // 2 or n - cut < 20 or min(*clicks, *others) < LEAST_CLICKS:
-        raise TooFewError(
-            f"{n} impressions with texts, {shown.without_text} more without; {cut} before the held-out time with {clicks[0]} clicks, "
-            f"{n - cut} after with {clicks[1]}: at least {LEAST_ROWS} are needed, with {LEAST_CLICKS} clicks and {LEAST_CLICKS} others "
-            "on either side; wait for more, or take more by --rows"
-        )
-    if texts < LEAST_TEXTS and shown.context is None:
-        raise TooFewError(f"{texts} different texts were shown; at least {LEAST_TEXTS} are needed to learn from")
-    return cut
