@@ -135,6 +135,7 @@ class Described:
 
     Attributes:
         texts: of all arms that will come, in the order of their numbers.
+        theta: (arms, d) their weights.
         contexts: (rounds, d), the intercept first.
         uniforms, delays: (rounds,) clicks come at once.
     """
@@ -159,7 +160,7 @@ class Described:
         self.contexts: FloatArray = np.hstack([np.ones((rounds, 1)), rng.standard_normal((rounds, dimension - 1))])
         self.uniforms: FloatArray = rng.random(rounds)
         self.delays: FloatArray = np.zeros(rounds)
-        self._theta = theta
+        self.theta = theta
         self._live = [np.arange(arms)]
         for step in range(steps):
             live = self._live[-1].copy()
@@ -168,7 +169,7 @@ class Described:
 
     def probabilities(self, round_: int, contexts: FloatArray) -> FloatArray:
         """(n, arms) chances of a click of the arms that are live at a round."""
-        return sigmoid(contexts @ self._theta[self._live[round_ // self.EVERY]].T)
+        return sigmoid(contexts @ self.theta[self._live[round_ // self.EVERY]].T)
 
     def replaced(self, start: int, stop: int) -> npt.NDArray[np.intp]:
         """Places of arms that are new in rounds start <= t < stop, in the order of their numbers."""
