@@ -80,14 +80,14 @@ class Effort:
         epochs: times through the rows at most.
         patience: epochs without a better one, after which it ends.
         batch: rows of a step.
-        rate: step of Adam in A and M, whose numbers are around 1.
+        rate: step of Adam in A, b and M, over the number of units: a step moves each number, and they add up in z.
         adapted_rate: step of Adam in the low-rank parts.
     """
 
     epochs: int = 30
     patience: int = 5
     batch: int = 256
-    rate: float = 0.02
+    rate: float = 0.6
     adapted_rate: float = 1e-3
 
 
@@ -137,7 +137,7 @@ def tune(
     weight, bias = start.weight.clone().requires_grad_(), torch.zeros(len(start.weight), requires_grad=True)
     M = torch.tensor(head, dtype=torch.float32, requires_grad=True)
     groups = [
-        {"params": [weight, bias, M], "lr": effort.rate},
+        {"params": [weight, bias, M], "lr": effort.rate / start.weight.shape[1]},
         {"params": list(adapted), "lr": effort.adapted_rate},
     ]
     optimiser = torch.optim.Adam([group for group in groups if group["params"]])

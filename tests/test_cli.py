@@ -44,6 +44,7 @@ COMMANDS = [
     ("budget", "pause"),
     ("budget", "resume"),
     ("budget", "list"),
+    ("encoder", "tune"),
     ("config", "show"),
     ("config", "check"),
 ]
