@@ -1,7 +1,7 @@
 """A model's folder as sentence-transformers and transformers lay it out: where it is, what it says, its fingerprint.
 
-What is read: `modules.json` (which modules follow each other), the pooling module's `config.json`, `sentence_bert_config.json`
-(maximum length, lower case), `config_sentence_transformers.json` (the prompt before each text), `config.json`, the tokenizer's
+What is read: `modules.json` (which modules follow each other), the pooling and the dense module's `config.json`,
+`sentence_bert_config.json` (maximum length, lower case), `config_sentence_transformers.json` (the prompt before each text), `config.json`, the tokenizer's
 files and the weights. Without `modules.json` a folder is a plain encoder: mean pooling, nothing normalised.
 """
 
@@ -30,7 +30,7 @@ _FLAGS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_KINDS = ("Transformer", "Pooling", "Normalize")
+_KINDS = ("Transformer", "Pooling", "Normalize", "Dense")
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
     "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
@@ -50,6 +50,8 @@ class Folder:
         max_length: tokens of a text, special ones included; what is beyond is cut off. None if the folder does not say.
         prompt: text that is put before every text.
         lowercase: whether texts are lower-cased whatever the tokenizer does.
+        dense: of a linear map of the pooled vector; None if there is none.
+        dense_last: whether that map comes after the normalisation.
     """
 
     path: Path
@@ -58,6 +60,8 @@ class Folder:
     max_length: int | None
     prompt: str
     lowercase: bool
+    dense: Path | None = None
+    dense_last: bool = False
 
 
 def locate(model: str, revision: str | None) -> Path:
@@ -114,6 +118,8 @@ def read_folder(path: Path) -> Folder:
         max_length=None if length is None else int(length),
         prompt=_prompt(_optional(path / "config_sentence_transformers.json")),
         lowercase=bool(settings.get("do_lower_case", False)),
+        dense=found.get("Dense"),
+        dense_last="Dense" in found and "Normalize" in [*found][: [*found].index("Dense")],
     )
 
 
@@ -124,8 +130,12 @@ def fingerprint(folder: Folder, *, pooling: Pooling, normalise: bool, max_length
     """
     digest = hashlib.sha256(FORMAT.encode())
     choices = [pooling, normalise, max_length, precision, folder.prompt, folder.lowercase]
+    files = [folder.path / "config.json", *tokenizer_files(folder.path), *weights(folder.path)]
+    if folder.dense is not None:
+        choices.append(folder.dense_last)
+        files += [folder.dense / "config.json", *weights(folder.dense)]
     digest.update(json.dumps(choices).encode())
-    for file in [folder.path / "config.json", *_tokenizer_files(folder.path), *weights(folder.path)]:
+    for file in files:
         with file.open("rb") as opened:
             digest.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:32]
@@ -148,7 +158,8 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read ({_first_line(error)}); copy the file again") from error
 
 
-def _tokenizer_files(path: Path) -> list[Path]:
+def tokenizer_files(path: Path) -> list[Path]:
+    """The files of the tokenizer that are there."""
     return [path / name for name in _TOKENIZER_FILES if (path / name).is_file()]
 
 

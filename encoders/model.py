@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from encoders.batching import Batch, Tokenised, Vectors, cut, runs
+from encoders.dense import Dense, read_dense
 from encoders.errors import ModelError
 from encoders.folder import Folder, Pooling, Precision, fingerprint, locate, read_folder
 from encoders.hardware import DTYPES, choose_device, choose_precision
@@ -66,6 +67,8 @@ class Encoder:
         max_length: int,
         fingerprint: str,
         packed: bool,
+        dense: Dense | None = None,
+        dense_last: bool = False,
     ) -> None:
         self.tokenizer, self.fingerprint, self.precision, self.max_length = (
             tokenizer,
@@ -73,8 +76,9 @@ class Encoder:
             precision,
             max_length,
         )
-        self.dimension = int(model.config.hidden_size)
+        self.dimension = int(model.config.hidden_size) if dense is None else dense.dimension
         self.device = device
+        self._dense, self._dense_last = None if dense is None else dense.to(device), dense_last
         self._pooling, self._normalise = pooling, normalise
         self._packed = PackedBert(model, DTYPES[precision]) if packed else None
         self._model = None if packed else model.to(device=device, dtype=DTYPES[precision])
@@ -105,8 +109,15 @@ class Encoder:
             else:
                 states = _last_states(self._model, prepared.ids, prepared.other)
                 vectors = pool_padded(states, prepared.other, self._pooling)
-            done: Vectors = (scaled(vectors) if self._normalise else vectors).cpu().numpy()
+            done: Vectors = self._finished(vectors).cpu().numpy()
         return done
+
+    def _finished(self, vectors: torch.Tensor) -> torch.Tensor:
+        if self._dense is not None and not self._dense_last:
+            vectors = self._dense(vectors)
+        if self._normalise:
+            vectors = scaled(vectors)
+        return self._dense(vectors) if self._dense is not None and self._dense_last else vectors
 
     def encode(self, texts: Sequence[str], *, budget_tokens: int = 2048) -> Vectors:
         """Vectors (n, d) of texts, in their order, in batches of that many tokens."""
@@ -161,7 +172,8 @@ def load(
     folder = read_folder(locate(model, revision))
     on = choose_device(device)
     precision = choose_precision(dtype, on)
-    loaded = _load_model(folder)
+    loaded = load_transformer(folder)
+    dense = None if folder.dense is None else read_dense(folder.dense, takes=int(loaded.config.hidden_size))
     fast, named = load_fast(folder)
     length = _max_length(folder, loaded.config, named, max_length)
     chosen = pooling or folder.pooling
@@ -178,6 +190,8 @@ def load(
             max_length=length,
             fingerprint=mark,
             packed=packed,
+            dense=dense,
+            dense_last=folder.dense_last,
         )
 
     encoder = _packed_if_same(made) if _may_pack(loaded.config, on, packed) else made(packed=False)
@@ -209,7 +223,8 @@ def _may_pack(config: Any, device: torch.device, wanted: bool | None) -> bool:
     return fits if wanted is None else wanted
 
 
-def _load_model(folder: Folder) -> Any:
+def load_transformer(folder: Folder) -> Any:
+    """The transformer of a folder in float32, ready to compute. Raises ModelError for what cannot be loaded."""
     from transformers import AutoModel
     from transformers.utils import logging
 

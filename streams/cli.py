@@ -44,6 +44,7 @@ app.add_typer(cli_topics.app, name="topics")
 app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_arm.app, name="arm")
 app.add_typer(cli_budget.app, name="budget")
+app.add_typer(cli_encoder.app, name="encoder")
 app.add_typer(cli_config.app, name="config")
 app.add_typer(cli_encoder.app, name="encoder")
 

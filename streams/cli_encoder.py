@@ -6,14 +6,11 @@ from typing import Annotated
 
 import typer
 
+from streams import cli_encoder_tune
 from streams.cli_options import Bootstrap, Config, Json, print_json, print_record, settings_from
 
-app = typer.Typer(help="Make features of the encoder's vectors.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep the command's name although there is one only."""
+app = typer.Typer(help="Make features of the encoder's vectors, and tune it on clicks.", no_args_is_help=True)
+app.command("tune")(cli_encoder_tune.tune)
 
 
 @app.command()

@@ -49,6 +49,8 @@ COMMANDS = [
     ("budget", "pause"),
     ("budget", "resume"),
     ("budget", "list"),
+    ("encoder", "project"),
+    ("encoder", "tune"),
     ("config", "show"),
     ("config", "check"),
 ]

@@ -70,13 +70,13 @@ def test_a_plain_encoder_is_averaged_and_not_normalised(folder: Path) -> None:
     assert (found.pooling, found.normalise) == ("mean", False)
 
 
-def dense(folder: Path) -> None:
+def another(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
-    write(folder / "modules.json", [*modules, {"path": "3_Dense", "type": "sentence_transformers.models.Dense"}])
+    write(folder / "modules.json", [*modules, {"path": "3_LSTM", "type": "sentence_transformers.models.LSTM"}])
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another module": (dense, "has the module 'sentence_transformers.models.Dense'; known, each once: Transformer"),
+    "another module": (another, "has the module 'sentence_transformers.models.LSTM'; known, each once: Transformer"),
     "another pooling": (
         lambda path: write(path / "1_Pooling" / "config.json", {"pooling_mode_max_tokens": True}),
         r"asks for the pooling \['max'\]; known is one of mean, cls, lasttoken",

@@ -45,6 +45,7 @@ PLAIN = {
     "baseline",
     "batch",
     "beta_thompson",
+    "bilinear",
     "budget_steps",
     "budgets",
     "canary",

@@ -14,6 +14,7 @@ FORMULAS = {
     "arm_laws",
     "baseline",
     "beta_thompson",
+    "bilinear",
     "closed_forms",
     "decay",
     "drift",
