@@ -61,6 +61,7 @@ PLAIN = {
     "ladder",
     "linear_sums",
     "matching",
+    "meta",
     "meta_cuts",
     "meta_means",
     "meta_records",
@@ -72,6 +73,8 @@ PLAIN = {
     "records",
     "references",
     "robust",
+    "rollouts",
+    "rollouts_torch",
     "rows",
     "scale",
     "sequences",
@@ -88,6 +91,7 @@ PLAIN = {
     "thompson",
     "thompson_batch",
     "thompson_student",
+    "top_layer",
     "triangle",
 }
 """Modules that define no model, explorer or estimator of their own: a new module must be put here, or its names in the table."""

@@ -21,6 +21,7 @@ FORMULAS = {
     "explain",
     "explorers",
     "gaussian",
+    "groups",
     "hybrid",
     "ladder",
     "linear_bayes",
@@ -28,12 +29,14 @@ FORMULAS = {
     "monte_carlo",
     "posterior",
     "robust",
+    "rollouts",
     "scale",
     "student",
     "student_t",
     "thompson",
     "thompson_batch",
     "thompson_student",
+    "top_layer",
     "triangle",
 }
 """Modules whose public functions compute what a formula says."""

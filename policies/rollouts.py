@@ -1,0 +1,308 @@
+"""How much to explore, by playing it out: Bayesian roll-outs of Thompson sampling from what is believed now.
+
+Worlds theta (K, d) are drawn from the posterior. In each, an agent for each rate alpha begins with that posterior, decides
+by x^T m_a + alpha sqrt(x^T V_a x) z_a on contexts of a ring of real ones, and learns from the rewards that the world gives, over
+a horizon of H rounds in B steps of n contexts, each of which stands for c = H/(B n) rounds::
+
+    Lambda_a += c/s2 sum x x^T,    h_a += c/s2 sum x (x^T theta_a) + sqrt(c/s2) sum x eps,    eps ~ N(0, 1)
+
+What is seen of a step counts `lag` steps later. Each arm is replaced by a draw from the prior with the observed hazard of
+announced changes, and the agents' belief of it by the prior; after an unannounced change only the world is another. A rate's
+score is the mean expected reward of a round, with that of the greedy policy at the end, which counts for `after` rounds:
+what has been learned is worth something. All rates meet the same worlds, contexts, changes and noise, so their
+differences are known better than their scores. The scheme is that of policy roll-outs in Bayes-adaptive planning
+(Guez et al. 2012), with a policy of one parameter.
+
+numpy by default; any module of its names does (policies/rollouts_torch.py). Work and memory: W J K Cholesky-sized matrices of
+d x d for each of B steps; 8 W J K d^2 (2 + lag) bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from policies.batch import FloatArray
+
+LEAST = 1e-12
+"""Least variance of an expectation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Belief:
+    """What is believed of K arms now, and of a new one.
+
+    Attributes:
+        mean: (K, d) posterior means.
+        covariance: (K, d, d) positive definite.
+        prior_mean: (d,) of a new arm.
+        prior_variance: (d,) of a new arm, above zero.
+        s2: noise variance of one reward.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    prior_mean: FloatArray
+    prior_variance: FloatArray
+    s2: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How roll-outs are played.
+
+    Attributes:
+        horizon: H, rounds that are played.
+        after: rounds for which the greedy value at the end counts.
+        steps: B, times that agents learn.
+        contexts: n, contexts of a step.
+        worlds: W.
+        most_arms: arms that are played with, those that are most likely the best; the others are left out.
+        lag: steps until what is seen counts.
+        announced, unannounced: chance of a change, for each arm and round.
+
+    Raises:
+        ValueError: a number that cannot work.
+    """
+
+    horizon: float = 20_000.0
+    after: float = 20_000.0
+    steps: int = 10
+    contexts: int = 24
+    worlds: int = 32
+    most_arms: int = 40
+    lag: int = 0
+    announced: float = 0.0
+    unannounced: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "contexts", "most_arms"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.worlds < 2:
+            raise ValueError(f"worlds = {self.worlds}: must be at least 2, or there is no standard error")
+        if self.lag < 0:
+            raise ValueError(f"lag = {self.lag}: must be 0 steps or more")
+        if not (0.0 < self.horizon < math.inf and 0.0 <= self.after < math.inf):
+            raise ValueError(f"horizon = {self.horizon}, after = {self.after}: rounds, finite, the horizon above zero")
+        for name in ("announced", "unannounced"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be a chance for each arm and round, 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What J rates earned in W worlds.
+
+    Attributes:
+        values: (W, J) mean expected reward of a round.
+    """
+
+    values: FloatArray
+
+    @property
+    def score(self) -> FloatArray:
+        """(J,) mean over worlds."""
+        mean: FloatArray = self.values.mean(axis=0)
+        return mean
+
+    @property
+    def best(self) -> int:
+        """Index of the best rate."""
+        return int(self.score.argmax())
+
+    def lead(self, over: int) -> tuple[float, float]:
+        """By how much the best rate leads over another, and the standard error of that, from differences in each world."""
+        gap = self.values[:, self.best] - self.values[:, over]
+        return float(gap.mean()), float(gap.std(ddof=1) / math.sqrt(len(gap)))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """The module that computes, how numpy arrays become its own, and back."""
+
+    module: ModuleType
+    take: Callable[[FloatArray], Any]
+    give: Callable[[Any], FloatArray]
+
+
+NUMPY = Arrays(np, np.asarray, np.asarray)
+
+
+def roll_out(
+    belief: Belief,
+    ring: FloatArray,
+    alphas: FloatArray,
+    *,
+    plan: Plan,
+    rng: np.random.Generator,
+    arrays: Arrays = NUMPY,
+) -> Outcome:
+    """Values of Thompson sampling's rates.
+
+    Args:
+        belief: what is believed now.
+        ring: (m, d) recent contexts.
+        alphas: (J,) rates, zero or more.
+        plan: how it is played.
+        rng: all that is random; the same draws whatever computes.
+        arrays: what computes.
+
+    Raises:
+        ValueError: shapes do not fit, or a number is not finite.
+
+    >>> belief = Belief(mean=np.array([[0.5], [0.4]]), covariance=np.array([[[1e-6]], [[0.04]]]),
+    ...     prior_mean=np.zeros(1), prior_variance=np.ones(1), s2=0.25)
+    >>> ring = np.ones((8, 1))
+    >>> found = roll_out(belief, ring, np.array([0.0, 1.0]), plan=Plan(worlds=200), rng=np.random.default_rng(1))
+    >>> found.best  # the second arm may be better, and there is time to learn it
+    1
+    """
+    _check(belief, ring, alphas)
+    belief = _leading(belief, ring, plan.most_arms)
+    game = _Game(belief, alphas, plan, arrays)
+    theta, changes = _worlds(belief, plan, rng)
+    earned = arrays.take(np.zeros((plan.worlds, len(alphas))))
+    for step in range(plan.steps):
+        x = ring[rng.integers(0, len(ring), plan.contexts)]
+        z = rng.standard_normal((plan.worlds, 1, len(belief.mean), plan.contexts))
+        noise = rng.standard_normal((plan.worlds, 1, 1, plan.contexts))
+        for kind, (where, new) in changes[step].items():
+            theta[where] = new
+            if kind == "announced":
+                game.reset(where)
+        earned = earned + game.play(arrays.take(theta), arrays.take(x), arrays.take(z), arrays.take(noise))
+    final = ring[rng.integers(0, len(ring), 4 * plan.contexts)]
+    game.settle()
+    greedy = game.value(arrays.take(theta), arrays.take(final))
+    total = (plan.horizon / plan.steps * earned + plan.after * greedy) / (plan.horizon + plan.after)
+    return Outcome(values=np.asarray(arrays.give(total), np.float64))
+
+
+class _Game:
+    """The agents' beliefs, (W, J, K, ...), while they play."""
+
+    def __init__(self, belief: Belief, alphas: FloatArray, plan: Plan, arrays: Arrays) -> None:
+        K, d = belief.mean.shape
+        W, J = plan.worlds, len(alphas)
+        self._xp, self._arrays, self._K, self._d = arrays.module, arrays, K, d
+        precision = np.linalg.inv(belief.covariance)
+        h = (precision @ belief.mean[:, :, None])[:, :, 0]
+        self.precision = arrays.take(np.tile(precision, (W, J, 1, 1, 1)))
+        self.h = arrays.take(np.tile(h, (W, J, 1, 1)))
+        self._start = np.diag(1.0 / belief.prior_variance), belief.prior_mean / belief.prior_variance
+        self._alphas = arrays.take(alphas[None, :, None, None])
+        self._c = plan.horizon / (plan.steps * plan.contexts)
+        self._s2, self._lag = belief.s2, plan.lag
+        self._numbers = arrays.take(np.arange(K, dtype=np.float64)[:, None])
+        self._one = arrays.take(np.ones(1))
+        self._waiting: list[tuple[Any, Any]] = []
+
+    def play(self, theta: Any, x: Any, z: Any, noise: Any) -> Any:
+        """(W, J) mean expected reward of a step, from which the agents learn."""
+        mean, V = self._posterior()
+        products = self._squares(x)
+        variance = (V.reshape(-1, self._d**2) @ products.T).reshape(*mean.shape[:3], -1)
+        sd = self._xp.sqrt(self._xp.clip(variance, LEAST, None))
+        shown = self._shown(mean @ x.T + self._alphas * sd * z)
+        expected = (theta @ x.T)[:, None]
+        earned = (shown * expected).sum(-2).mean(-1)
+        seen = (shown @ products).reshape(*mean.shape, self._d) * (self._c / self._s2)
+        heard = shown * (expected * (self._c / self._s2) + noise * math.sqrt(self._c / self._s2))
+        self._waiting.append((seen, heard @ x))
+        while len(self._waiting) > self._lag:
+            self._learn()
+        return earned
+
+    def settle(self) -> None:
+        """Learn what is still waiting."""
+        while self._waiting:
+            self._learn()
+
+    def value(self, theta: Any, x: Any) -> Any:
+        """(W, J) mean expected reward of the arms with the best means."""
+        mean, _ = self._posterior()
+        return (self._shown(mean @ x.T) * (theta @ x.T)[:, None]).sum(-2).mean(-1)
+
+    def reset(self, where: npt.NDArray[np.bool_]) -> None:
+        """The agents know that these arms (W, K) are new; what they wait to hear of the old ones is void."""
+        take, xp = self._arrays.take, self._xp
+        there = take(where.astype(np.float64))[:, None, :, None]
+        self.precision = xp.where(there[..., None] > 0.0, take(self._start[0]), self.precision)
+        self.h = xp.where(there > 0.0, take(self._start[1]), self.h)
+        self._waiting = [(seen * (1.0 - there[..., None]), heard * (1.0 - there)) for seen, heard in self._waiting]
+
+    def _learn(self) -> None:
+        seen, heard = self._waiting.pop(0)
+        self.precision, self.h = self.precision + seen, self.h + heard
+
+    def _posterior(self) -> tuple[Any, Any]:
+        V = self._xp.linalg.inv(self.precision)
+        return (V @ self.h[..., None])[..., 0], V
+
+    def _squares(self, x: Any) -> Any:
+        return (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+
+    def _shown(self, scores: Any) -> Any:
+        """(W, J, K, n) 1 where an arm has the best score of (W, J, K, n)."""
+        best = scores.argmax(-2)[..., None, :]
+        return self._xp.where(self._numbers == best, self._one, 0.0 * self._one)
+
+
+def _worlds(
+    belief: Belief, plan: Plan, rng: np.random.Generator
+) -> tuple[FloatArray, list[dict[str, tuple[npt.NDArray[np.bool_], FloatArray]]]]:
+    """Parameters theta (W, K, d) at the start, and for each step what changes: by kind, which arms (W, K) and to what (., d)."""
+    W, (K, d) = plan.worlds, belief.mean.shape
+    lower = np.linalg.cholesky(belief.covariance)
+    theta = belief.mean + np.einsum("kij,wkj->wki", lower, rng.standard_normal((W, K, d)))
+    rounds, changes = plan.horizon / plan.steps, []
+    for _ in range(plan.steps):
+        step = {}
+        for kind in ("announced", "unannounced"):
+            where = rng.random((W, K)) < -math.expm1(rounds * math.log1p(-min(getattr(plan, kind), 1.0 - 1e-12)))
+            new = rng.standard_normal((int(where.sum()), d)) * np.sqrt(belief.prior_variance) + belief.prior_mean
+            step[kind] = (where, new)
+        changes.append(step)
+    return theta, changes
+
+
+def _leading(belief: Belief, ring: FloatArray, most: int) -> Belief:
+    """Without the arms that are least likely the best anywhere: `most` are left, by their best upper end over the ring."""
+    if len(belief.mean) <= most:
+        return belief
+    x = ring[:: max(1, len(ring) // 64)]
+    sd = np.sqrt(np.maximum(np.einsum("ni,kij,nj->nk", x, belief.covariance, x, optimize=True), LEAST))
+    upper = x @ belief.mean.T + 2.0 * sd
+    kept = np.sort(np.argsort(-(upper - upper.max(axis=1, keepdims=True)).max(axis=0), kind="stable")[:most])
+    return Belief(
+        mean=belief.mean[kept],
+        covariance=belief.covariance[kept],
+        prior_mean=belief.prior_mean,
+        prior_variance=belief.prior_variance,
+        s2=belief.s2,
+    )
+
+
+def _check(belief: Belief, ring: FloatArray, alphas: FloatArray) -> None:
+    d = belief.mean.shape[-1]
+    if belief.mean.ndim != 2 or not len(belief.mean) or belief.covariance.shape != (*belief.mean.shape, d):
+        raise ValueError(
+            f"mean has shape {belief.mean.shape}, covariance {belief.covariance.shape}; must be (K, d) and (K, d, d)"
+        )
+    if ring.ndim != 2 or ring.shape[1] != d or not len(ring):
+        raise ValueError(f"ring has shape {ring.shape}; must hold one context or more, (m, {d})")
+    if alphas.ndim != 1 or not len(alphas) or not (alphas >= 0.0).all():
+        raise ValueError(f"alphas = {alphas}: must be (J,), one or more, none below zero")
+    for name, values in (("mean", belief.mean), ("covariance", belief.covariance), ("ring", ring), ("alphas", alphas)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds numbers that are not finite")

@@ -1,0 +1,41 @@
+"""Roll-outs on torch: the same draws and the same game as with numpy, on a GPU where there is one.
+
+Needs torch, of the extra `encoder`; nothing else in policies/ imports it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from policies.rollouts import Arrays
+
+if TYPE_CHECKING:
+    from policies.batch import FloatArray
+
+
+def torch_arrays(device: str | None = None) -> Arrays:
+    """For `policies.rollouts.roll_out`. `device`: None is "cuda" where there is one, else "cpu"; numbers are float64.
+
+    Raises:
+        ValueError: torch has no such device.
+
+    >>> torch_arrays("cpu").module.__name__
+    'torch'
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        at = torch.device(name)
+        torch.zeros(1, device=at)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device = {name!r}: torch cannot compute there ({error}); use None or 'cpu'") from error
+
+    def take(values: FloatArray) -> Any:
+        return torch.as_tensor(values, dtype=torch.float64, device=at)
+
+    def give(values: Any) -> FloatArray:
+        found: FloatArray = values.cpu().numpy()
+        return found
+
+    return Arrays(torch, take, give)
