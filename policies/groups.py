@@ -194,7 +194,7 @@ def _rounds(sums: _Sums, guess: _Guess, start: FloatArray, scale: Scale, interce
 
 def _levels(sums: _Sums, guess: _Guess, start: FloatArray) -> _Laws:
     """The exact law of all levels under a guess."""
-    V = np.linalg.inv(sums.A / guess.s2 + np.diag(1.0 / guess.T))
+    V = np.asarray(np.linalg.inv(sums.A / guess.s2 + np.diag(1.0 / guess.T)), np.float64)
     told = np.einsum("aij,aj->ai", V, sums.b / guess.s2) / guess.T
     V_g, u_g = _up(V, told, sums.group, sums.groups, guess.T, guess.U)
     nobody = np.zeros(sums.groups, np.intp)
@@ -216,7 +216,8 @@ def _up(
     W, u = np.zeros((parents, d, d)), np.zeros((parents, d))
     np.add.at(W, parent, np.diag(1.0 / own) - V / own[:, None] / own)
     np.add.at(u, parent, told)
-    return np.linalg.inv(0.5 * (W + W.transpose(0, 2, 1)) + np.diag(1.0 / above)), u
+    left: FloatArray = np.asarray(np.linalg.inv(0.5 * (W + W.transpose(0, 2, 1)) + np.diag(1.0 / above)), np.float64)
+    return left, u
 
 
 def _further(sums: _Sums, guess: _Guess, laws: _Laws, scale: Scale, intercept: int | None) -> _Guess:

@@ -13,8 +13,9 @@ what has been learned is worth something. All rates meet the same worlds, contex
 differences are known better than their scores. The scheme is that of policy roll-outs in Bayes-adaptive planning
 (Guez et al. 2012), with a policy of one parameter.
 
-numpy by default; any module of its names does (policies/rollouts_torch.py). Work and memory: W J K Cholesky-sized matrices of
-d x d for each of B steps; 8 W J K d^2 (2 + lag) bytes.
+numpy by default; any module of its names does (policies/rollouts_torch.py). Work: B W J K inverses of d x d. Memory: worlds are
+played a few at a time, so that arrays of d x d for each of their J K beliefs stay near 1 MB, of which there are 5 + lag; and the
+draws, 8 B W K n bytes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 LEAST = 1e-12
 """Least variance of an expectation."""
+MOST_HAZARD = 1.0 - 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,14 +130,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """The module that computes, how numpy arrays become its own, and back."""
+    """The module that computes, how numpy arrays become its own and back, and the numbers of an array that it does best."""
 
     module: ModuleType
     take: Callable[[FloatArray], Any]
     give: Callable[[Any], FloatArray]
+    together: int
 
 
-NUMPY = Arrays(np, np.asarray, np.asarray)
+NUMPY = Arrays(np, np.asarray, np.asarray, 1 << 17)
 
 
 def roll_out(
@@ -169,31 +172,73 @@ def roll_out(
     """
     _check(belief, ring, alphas)
     belief = _leading(belief, ring, plan.most_arms)
-    game = _Game(belief, alphas, plan, arrays)
-    theta, changes = _worlds(belief, plan, rng)
-    earned = arrays.take(np.zeros((plan.worlds, len(alphas))))
-    for step in range(plan.steps):
-        x = ring[rng.integers(0, len(ring), plan.contexts)]
-        z = rng.standard_normal((plan.worlds, 1, len(belief.mean), plan.contexts))
-        noise = rng.standard_normal((plan.worlds, 1, 1, plan.contexts))
-        for kind, (where, new) in changes[step].items():
-            theta[where] = new
+    luck = _luck(belief, ring, plan, rng)
+    K, d = belief.mean.shape
+    together = max(1, arrays.together // (len(alphas) * K * d * d))
+    parts = [
+        _played(belief, alphas, plan, luck, slice(first, first + together), arrays)
+        for first in range(0, plan.worlds, together)
+    ]
+    return Outcome(values=np.concatenate(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Luck:
+    """All that is random: theta (W, K, d) at the start, and by step the contexts (n, d), draws (W, K, n), noise (W, n) and changes.
+
+    A change is (kind, which arms (W, K), their new weights (W, K, d)); `final` are the contexts of the greedy value.
+    """
+
+    theta: FloatArray
+    contexts: list[FloatArray]
+    draws: list[FloatArray]
+    noise: list[FloatArray]
+    changes: list[list[tuple[str, npt.NDArray[np.bool_], FloatArray]]]
+    final: FloatArray
+
+
+def _luck(belief: Belief, ring: FloatArray, plan: Plan, rng: np.random.Generator) -> _Luck:
+    W, n, (K, d) = plan.worlds, plan.contexts, belief.mean.shape
+    lower = np.linalg.cholesky(belief.covariance)
+    theta = belief.mean + np.einsum("kij,wkj->wki", lower, rng.standard_normal((W, K, d)))
+    luck = _Luck(theta, [], [], [], [], ring[rng.integers(0, len(ring), 4 * n)])
+    rounds = plan.horizon / plan.steps
+    for _ in range(plan.steps):
+        changes = []
+        for kind, hazard in (("announced", plan.announced), ("unannounced", plan.unannounced)):
+            if hazard > 0.0:
+                where = rng.random((W, K)) < -math.expm1(rounds * math.log1p(-min(hazard, MOST_HAZARD)))
+                new = belief.prior_mean + np.sqrt(belief.prior_variance) * rng.standard_normal((W, K, d))
+                changes.append((kind, where, new))
+        luck.changes.append(changes)
+        luck.contexts.append(ring[rng.integers(0, len(ring), n)])
+        luck.draws.append(rng.standard_normal((W, K, n)))
+        luck.noise.append(rng.standard_normal((W, n)))
+    return luck
+
+
+def _played(belief: Belief, alphas: FloatArray, plan: Plan, luck: _Luck, worlds: slice, arrays: Arrays) -> FloatArray:
+    """Values (w, J) in some of the worlds."""
+    take, theta = arrays.take, luck.theta[worlds].copy()
+    game = _Game(belief, alphas, plan, len(theta), arrays)
+    earned = take(np.zeros((len(theta), len(alphas))))
+    for x, z, noise, changes in zip(luck.contexts, luck.draws, luck.noise, luck.changes, strict=True):
+        for kind, where, new in changes:
+            theta = np.where(where[worlds, :, None], new[worlds], theta)
             if kind == "announced":
-                game.reset(where)
-        earned = earned + game.play(arrays.take(theta), arrays.take(x), arrays.take(z), arrays.take(noise))
-    final = ring[rng.integers(0, len(ring), 4 * plan.contexts)]
+                game.reset(where[worlds])
+        earned = earned + game.play(take(theta), take(x), take(z[worlds, None]), take(noise[worlds, None, None]))
     game.settle()
-    greedy = game.value(arrays.take(theta), arrays.take(final))
+    greedy = game.value(take(theta), take(luck.final))
     total = (plan.horizon / plan.steps * earned + plan.after * greedy) / (plan.horizon + plan.after)
-    return Outcome(values=np.asarray(arrays.give(total), np.float64))
+    return np.asarray(arrays.give(total), np.float64)
 
 
 class _Game:
     """The agents' beliefs, (W, J, K, ...), while they play."""
 
-    def __init__(self, belief: Belief, alphas: FloatArray, plan: Plan, arrays: Arrays) -> None:
-        K, d = belief.mean.shape
-        W, J = plan.worlds, len(alphas)
+    def __init__(self, belief: Belief, alphas: FloatArray, plan: Plan, W: int, arrays: Arrays) -> None:
+        (K, d), J = belief.mean.shape, len(alphas)
         self._xp, self._arrays, self._K, self._d = arrays.module, arrays, K, d
         precision = np.linalg.inv(belief.covariance)
         h = (precision @ belief.mean[:, :, None])[:, :, 0]
@@ -256,24 +301,6 @@ class _Game:
         """(W, J, K, n) 1 where an arm has the best score of (W, J, K, n)."""
         best = scores.argmax(-2)[..., None, :]
         return self._xp.where(self._numbers == best, self._one, 0.0 * self._one)
-
-
-def _worlds(
-    belief: Belief, plan: Plan, rng: np.random.Generator
-) -> tuple[FloatArray, list[dict[str, tuple[npt.NDArray[np.bool_], FloatArray]]]]:
-    """Parameters theta (W, K, d) at the start, and for each step what changes: by kind, which arms (W, K) and to what (., d)."""
-    W, (K, d) = plan.worlds, belief.mean.shape
-    lower = np.linalg.cholesky(belief.covariance)
-    theta = belief.mean + np.einsum("kij,wkj->wki", lower, rng.standard_normal((W, K, d)))
-    rounds, changes = plan.horizon / plan.steps, []
-    for _ in range(plan.steps):
-        step = {}
-        for kind in ("announced", "unannounced"):
-            where = rng.random((W, K)) < -math.expm1(rounds * math.log1p(-min(getattr(plan, kind), 1.0 - 1e-12)))
-            new = rng.standard_normal((int(where.sum()), d)) * np.sqrt(belief.prior_variance) + belief.prior_mean
-            step[kind] = (where, new)
-        changes.append(step)
-    return theta, changes
 
 
 def _leading(belief: Belief, ring: FloatArray, most: int) -> Belief:

@@ -14,6 +14,9 @@ from policies.rollouts import Arrays
 if TYPE_CHECKING:
     from policies.batch import FloatArray
 
+TOGETHER = 1 << 27
+"""Numbers of an array, 1 GB: a GPU is fast with all worlds at once."""
+
 
 def torch_arrays(device: str | None = None) -> Arrays:
     """For `policies.rollouts.roll_out`. `device`: None is "cuda" where there is one, else "cpu"; numbers are float64.
@@ -38,4 +41,4 @@ def torch_arrays(device: str | None = None) -> Arrays:
         found: FloatArray = values.cpu().numpy()
         return found
 
-    return Arrays(torch, take, give)
+    return Arrays(torch, take, give, TOGETHER)

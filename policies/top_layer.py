@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from policies.batch import FloatArray
 
-ALPHAS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-"""Grid of exploration rates, in calibrated standard deviations; 0 is left out, as greedy looks best while others pay for it."""
 MEMORY = 0.9999
 KEPT = 0.05
 """Share of traffic that each choice keeps, so that a change is seen."""
@@ -118,7 +116,8 @@ def law(state: TopLayer) -> FloatArray:
     inner = e * thompson_beta(np.array(state.S), np.array(state.F))
     inner[state.default] += 1.0 - e
     q: FloatArray = state.kept + (1.0 - J * state.kept) * inner
-    return q / q.sum()
+    q /= q.sum()
+    return q
 
 
 def draw(state: TopLayer, rng: np.random.Generator, size: int) -> npt.NDArray[np.intp]:
