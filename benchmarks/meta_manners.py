@@ -109,9 +109,7 @@ class Meta:
         half_lives: of its ladder, in rounds.
     """
 
-    def __init__(
-        self, rules: Rules, *, rng: np.random.Generator, half_lives: tuple[float, ...] = HALF_LIVES
-    ) -> None:
+    def __init__(self, rules: Rules, *, rng: np.random.Generator, half_lives: tuple[float, ...] = HALF_LIVES) -> None:
         self.half_lives = half_lives
         self.rules, self.state = rules, first(rules, half_lives)
         self.reasons: list[str] = []
