@@ -111,6 +111,7 @@ class Loop:
         self._born = np.zeros(self._arms, np.intp)
         self._expected = np.zeros((R, rounds, G))
         self._due = np.full((R, rounds), np.inf)
+        self._waiting = np.zeros((2, 0), np.intp)
         regret, replaced, wait = np.zeros((R, rounds)), 0, int(PATIENCE * self.mean_delay)
         for start in range(0, rounds, BLOCK):
             rows = np.arange(start, min(start + BLOCK, rounds))
@@ -124,13 +125,12 @@ class Loop:
             p = world.probabilities(start, x)
             mine = p[np.arange(len(rows))[None, :], arm]
             regret[:, rows] = p.max(axis=1) - mine
-            clicked = world.uniforms[rows] < mine
-            self._due[:, rows] = np.where(clicked, rows + world.delays[rows], np.inf)
+            self._post(rows, world.uniforms[rows] < mine)
             now = int(rows[-1]) + 1
             self.tracks.pass_time(float(len(rows)))
             self.tracks.show(x, arm)
-            self._clicks(now, len(rows))
-            self._mature(np.arange(max(rows[0] - wait, 0), max(now - wait, 0)), wait)
+            self._clicks(now)
+            self._mature(max(start - wait, 0), max(now - wait, 0), wait)
             replaced = self._update(now, replaced)
         return regret
 
@@ -165,22 +165,34 @@ class Loop:
         Lambda = (tracks.A - tracks.P) / s2[..., None]
         i = np.arange(self._d)
         Lambda[..., i, i] += precision
-        V = np.linalg.inv(Lambda)
+        V = inverses(Lambda)
         mean = np.einsum("rgkij,rgkj->rgki", V, tracks.b / s2 + start)
         return mean, V[np.arange(self._R), [manner.track() for manner in self.manners]]
 
-    def _clicks(self, now: int, n: int) -> None:
-        policy, row = np.nonzero((self._due < now) & (self._due >= now - n))
+    def _post(self, rows: Index, clicked: npt.NDArray[np.bool_]) -> None:
+        """Clicks (R, n) of these rows are on their way."""
+        self._due[:, rows] = np.where(clicked, rows + self.world.delays[rows], np.inf)
+        policy, at = np.nonzero(clicked)
+        self._waiting = np.concatenate([self._waiting, np.stack([policy, rows[at]])], axis=1)
+
+    def _clicks(self, now: int) -> None:
+        """Clicks that have come enter the sums, unless their arm was replaced."""
+        policy, row = self._waiting
+        here = self._due[policy, row] < now
+        self._waiting = self._waiting[:, ~here]
+        policy, row = policy[here], row[here]
         arm = self._arm[policy, row]
         alive = row >= self._born[arm]
         policy, row, arm = policy[alive], row[alive], arm[alive]
-        block_end = np.minimum((row // BLOCK + 1) * BLOCK, now)
-        self.tracks.click(policy, arm, self.world.contexts[row], (now - block_end).astype(np.float64))
+        shown = np.minimum((row // BLOCK + 1) * BLOCK, now)
+        self.tracks.click(policy, arm, self.world.contexts[row], (now - shown).astype(np.float64))
 
-    def _mature(self, rows: Index, wait: int) -> None:
-        if not len(rows):
+    def _mature(self, start: int, stop: int, wait: int) -> None:
+        """Labels of rounds from `start` to `stop` are final."""
+        if start == stop:
             return
-        label = (self._due[:, rows] <= rows + wait).astype(np.float64)
+        rows = slice(start, stop)
+        label = (self._due[:, rows] <= np.arange(start, stop) + wait).astype(np.float64)
         for r, manner in enumerate(self.manners):
             manner.heard(Matured(predicted=self._expected[r, rows], choice=self._choice[r, rows], reward=label[r]))
 
@@ -199,3 +211,21 @@ class Loop:
             contexts=self.world.contexts[max(now - RING, 0) : now],
             replaced=replaced,
         )
+
+
+def inverses(matrices: FloatArray) -> FloatArray:
+    """(..., d, d) inverses of positive definite matrices: Cholesky factors, inverted row by row for all at once.
+
+    >>> inverses(np.array([[[4.0, 0.0], [0.0, 16.0]]])).tolist()
+    [[[0.25, 0.0], [0.0, 0.0625]]]
+    """
+    d = matrices.shape[-1]
+    L = np.ascontiguousarray(np.linalg.cholesky(matrices).reshape(-1, d, d).transpose(1, 2, 0))
+    X = np.zeros_like(L)
+    for i in range(d):
+        X[i, i] = 1.0 / L[i, i]
+        if i:
+            X[i, :i] = -np.einsum("jn,jkn->kn", L[i, :i], X[:i, :i]) * X[i, i]
+    factors = np.ascontiguousarray(X.transpose(2, 0, 1))
+    found: FloatArray = (factors.transpose(0, 2, 1) @ factors).reshape(matrices.shape)
+    return found
