@@ -92,7 +92,7 @@ def manners(systems: list[str], *, seed: int, mean_delay: float) -> dict[str, Ca
     for system in systems:
         if system in OURS:
             way = DEFAULT_WAY if system == OURS[0] else system.removeprefix("clickloop-")
-            found[system] = lambda way=way: Meta(rules(explore=way), rng=np.random.default_rng(seed))
+            found[system] = partial(_meta, rules(explore=way), seed)
         elif system == "fixed":
             for name, (alpha, half_life) in PAIRS.items():
                 found[name] = partial(Fixed, alpha, half_life, dimension=DIMENSION)
@@ -103,6 +103,10 @@ def manners(systems: list[str], *, seed: int, mean_delay: float) -> dict[str, Ca
         elif system == "exp3":
             found[system] = lambda: Exp3(dimension=DIMENSION, rng=np.random.default_rng(seed))
     return found
+
+
+def _meta(rules: Rules, seed: int) -> Meta:
+    return Meta(rules, rng=np.random.default_rng(seed))
 
 
 def measure(environment: str, systems: list[str], *, seed: int, rounds: int) -> dict[str, FloatArray]:

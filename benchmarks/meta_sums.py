@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.sums import Effective
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from policies.batch import FloatArray
 
-Index = npt.NDArray[np.intp] if TYPE_CHECKING else object
+Index = npt.NDArray[np.intp]
 
 
 class Tracks:

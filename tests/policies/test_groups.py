@@ -12,7 +12,8 @@ import pytest
 from policies.empirical_bayes import fit_hybrid, fit_linear
 from policies.groups import GroupPriors, fit_groups, group_laws
 from policies.linear_bayes import PULL
-from policies.posterior import posterior
+from policies.posterior import ArmPosterior, posterior
+from policies.prior import HybridPrior
 from policies.scale import beginning, scale_of
 from policies.sums import Effective
 
@@ -141,12 +142,19 @@ def test_groups_that_mix_everything_up_are_of_no_use() -> None:
     assert squared_error(found, mu) > 0.2 * float(np.mean((fit_linear(seen, dimension=2, intercept=0).mean - mu) ** 2))
 
 
+def read_out(prior: HybridPrior, sums: Effective) -> ArmPosterior:
+    """An arm's posterior."""
+    found = posterior(prior, sums)
+    assert isinstance(found, ArmPosterior)
+    return found
+
+
 def test_an_arm_is_read_out_as_the_joint_law_has_it() -> None:
     """With its group's prior: its own rows, which the group has seen too, are not counted twice."""
     seen, group_of, _ = campaigns(8, 3, 20, 6)
     found = fit_groups(seen, group_of, dimension=2, intercept=0)
     one = "3.1"
-    read = posterior(found.of(one), seen[one])
+    read = read_out(found.of(one), seen[one])
     alone = {name: arm for name, arm in seen.items() if name != one}
     T, U, s2 = found.other.tau2, found.between, found.other.s2
     number = {name: i for i, name in enumerate(sorted(set(group_of.values())))}
@@ -174,7 +182,7 @@ def test_one_group_of_all_is_the_hybrid_model() -> None:
     grouped = fit_groups(seen, dict.fromkeys(seen, "all"), dimension=2, intercept=0)
     hybrid = fit_hybrid(seen, dimension=2, intercept=0)
     for name, sums in seen.items():
-        assert np.allclose(posterior(grouped.of(name), sums).mean, posterior(hybrid, sums).mean, atol=0.02)
+        assert np.allclose(read_out(grouped.of(name), sums).mean, read_out(hybrid, sums).mean, atol=0.02)
 
 
 def test_without_rows_it_is_the_start() -> None:

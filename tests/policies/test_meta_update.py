@@ -129,7 +129,7 @@ def test_the_top_layer_moves_by_evidence() -> None:
     rng = np.random.default_rng(3)
     choice = rng.integers(0, len(ALPHAS), 12_000)
     reward = (rng.random(12_000) < np.where(choice == 4, 0.15, 0.05)).astype(float)
-    rows = {"predicted": np.full((12_000, 1), 0.05), "reward": reward}
+    rows: dict[str, Any] = {"predicted": np.full((12_000, 1), 0.05), "reward": reward}
     after, reasons = updated(first(rules, (0.0,)), seen(arms([0.1], 10), choice=choice, **rows), rules)
     assert rules.alphas[after.chosen] == ALPHAS[4]
     assert reasons[0].startswith(f"alpha {DEFAULT:g} -> {ALPHAS[4]:g}: 75% of events")
