@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import beta
 
+from policies.batch import Batch
+from policies.decide_batch import law_batch
+from policies.empirical_bayes import fit
+from policies.model import make_model
+from policies.snapshot import Snapshot, build
 from policies.thompson import thompson
 from policies.top_layer import KEPT, TopLayer, draw, evidence, law, matured, mixed, told, top_layer
 
@@ -184,3 +190,59 @@ def test_events_that_do_not_fit_are_refused() -> None:
         matured(state, np.array([0, 1]), np.array([1.0]))
     with pytest.raises(ValueError, match="indices of 2 choices"):
         matured(state, np.array([2]), np.array([1.0]))
+
+
+def front(model: str, sums: Mapping[str, Any]) -> Snapshot:
+    """A policy of two arms."""
+    made = make_model(model, dimension=0 if model == "beta" else 2)
+    read = {arm: made.at(one, now_ms=0) for arm, one in sums.items()}
+    prior = fit(read, None, model=model, dimension=made.dimension, intercept=None if model == "beta" else 0)
+    return build(model, model=made, sums=sums, prior=prior, version=1, previous=None, time_ms=0, now_ms=0)
+
+
+def learned(model: str, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
+    """Sums of logged rows."""
+    made, ts, context = make_model(model, dimension=0 if model == "beta" else 2), np.zeros(len(x), np.int64), x
+    if model == "beta":
+        context = x[:, :0]
+    rows = Batch(
+        arms=("a", "b"),
+        arm=arm,
+        x=context,
+        ts=ts,
+        reward_arm=arm,
+        reward_x=context,
+        reward_ts=ts,
+        reward=reward,
+        square=reward,
+    )
+    return made.update({}, rows)
+
+
+def test_whole_policies_compete_as_choices() -> None:
+    """One that sees the context and one that cannot: traffic goes to the first, and propensities are the mixture's."""
+    rng = np.random.default_rng(7)
+    x = np.column_stack([np.ones(3000), rng.choice([-1.0, 1.0], 3000)])
+
+    def clicks(x: np.ndarray, arm: np.ndarray) -> np.ndarray:
+        good = np.where(arm == 0, 1.0, -1.0) == x[:, 1]
+        return (rng.random(len(x)) < np.where(good, 0.3, 0.1)).astype(float)
+
+    arm = rng.integers(0, 2, 3000)
+    reward = clicks(x, arm)
+    strategies = [front(model, learned(model, x, arm, reward)) for model in ("beta", "linear")]
+    state, shown, propensity = top_layer(2, default=0), [], []
+    for _ in range(12):
+        x = np.column_stack([np.ones(500), rng.choice([-1.0, 1.0], 500)])
+        laws = np.stack([law_batch(one, x if one.dimension else x[:, :0], ("a", "b")) for one in strategies])
+        choice = draw(state, rng, 500)
+        arm = (rng.random(500) >= laws[choice, np.arange(500), 0]).astype(int)
+        p = mixed(law(state), laws)
+        shown.append(arm == 0)
+        propensity.append(p[:, 0])
+        state = matured(state, choice, clicks(x, arm))
+    assert law(state)[1] > 0.9
+    assert told(top_layer(2, default=0), state, ["beta", "linear"]).startswith("beta -> linear")
+    p = np.concatenate(propensity)
+    gap = np.concatenate(shown).mean() - p.mean()
+    assert abs(gap) < 5.0 * np.sqrt((p * (1.0 - p)).mean() / len(p))
