@@ -14,7 +14,8 @@ import numpy as np
 from policies.gaussian import ArmPosterior
 from policies.posterior import posterior, unseen
 from policies.prior import AnyPrior, BetaPrior
-from policies.rollouts import Arrays, Belief, Outcome, roll_out
+from policies.rollout_plan import Arrays, Belief, Outcome
+from policies.rollouts import roll_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +72,7 @@ def by_roll_outs(seen: Seen, chosen: int, rules: Rules, *, rng: np.random.Genera
         ValueError: there are no contexts to play on.
 
     >>> from policies.meta_rules import Rules
-    >>> from policies.rollouts import NUMPY
+    >>> from policies.rollout_plan import NUMPY
     >>> from policies.sums import Effective
     >>> sure = {name: Effective(n_eff=1e6, count=1e6, reward=r, square=r) for name, r in (("a", 3e4), ("b", 2e4))}
     >>> seen = Seen(prior=BetaPrior(a=1.0, b=9.0), arms=sure, groups=None, contexts=None, announced=0.0, unannounced=0.0)

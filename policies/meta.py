@@ -23,7 +23,7 @@ from policies.exploring import Hazard, Seen, by_roll_outs, forgotten
 from policies.groups import GroupPriors, fit_groups
 from policies.ladder import Ladder, ladder, scored
 from policies.meta_rules import Rules
-from policies.rollouts import NUMPY, Arrays
+from policies.rollout_plan import NUMPY, Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

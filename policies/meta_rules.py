@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from policies.rollouts import Plan
+from policies.rollout_plan import Plan
 
 WAYS = ("fixed", "roll-outs", "top-layer")
 ALPHAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)

@@ -1,15 +1,13 @@
 """Roll-outs on torch: the same draws and the same game as with numpy, on a GPU where there is one.
 
-Needs torch, of the extra `encoder`; nothing else in policies/ imports it.
+Needs torch, of the extra `encoder`, when `torch_arrays` is called; nothing else in policies/ uses it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from policies.rollouts import Arrays
+from policies.rollout_plan import Arrays
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -22,11 +20,11 @@ def torch_arrays(device: str | None = None) -> Arrays:
     """For `policies.rollouts.roll_out`. `device`: None is "cuda" where there is one, else "cpu"; numbers are float64.
 
     Raises:
+        ModuleNotFoundError: torch is not installed.
         ValueError: torch has no such device.
-
-    >>> torch_arrays("cpu").module.__name__
-    'torch'
     """
+    import torch
+
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         at = torch.device(name)

@@ -75,6 +75,7 @@ PLAIN = {
     "records",
     "references",
     "robust",
+    "rollout_plan",
     "rollouts",
     "rollouts_torch",
     "rows",

@@ -18,7 +18,7 @@ from policies.meta import Meta, Statistics, first, rates, update
 from policies.meta_rules import ALPHAS, DEFAULT, Rules
 from policies.posterior import ArmPosterior, posterior
 from policies.prior import BetaPrior, HybridPrior, Prior
-from policies.rollouts import NUMPY, Plan
+from policies.rollout_plan import NUMPY, Plan
 from policies.sums import Effective
 from policies.top_layer import law
 
@@ -63,6 +63,7 @@ def test_each_part_is_the_tool_of_its_problem() -> None:
     assert reasons == after.reasons == (why,)
     assert why.startswith("half-life none -> 3600 s: ahead by")
     assert after.prior == fit(other, None, model="linear", dimension=D, intercept=0)
+    assert after.prior != fit(known, None, model="linear", dimension=D, intercept=0)
     alphas, q = rates(after, RULES)
     assert (alphas.tolist(), q.tolist()) == ([DEFAULT], [1.0])
     assert after.events == 5000
@@ -95,7 +96,7 @@ def test_roll_outs_lower_the_rate_where_all_is_known() -> None:
     after, reasons = updated(first(rules, (0.0,)), seen(known), rules)
     assert rules.alphas[after.chosen] < 3.0
     assert reasons[0].startswith("alpha 3 -> ")
-    assert "of the reward in 64 roll-outs over 20000 events" in reasons[0]
+    assert "of the reward in 64 roll-outs over 50000 events" in reasons[0]
     assert after.rolled == 5000
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from policies.rollouts import NUMPY, Belief, Outcome, Plan, roll_out
+from policies.rollout_plan import NUMPY, Belief, Outcome, Plan
+from policies.rollouts import roll_out
 from policies.thompson import thompson
 
 RING = np.ones((4, 1))
