@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.environments import BLOCK, KINDS, Changing
 from benchmarks.meta_bars import BARS, Held, Regrets, held, lines
+from benchmarks.meta_kept import Kept
 from benchmarks.meta_loop import Loop, Manner
 from benchmarks.meta_manners import HALF_LIVES, Exp3, Fixed, Meta, Textbook
 from benchmarks.meta_plot import draw
@@ -42,7 +43,7 @@ from policies.meta_rules import ALPHAS, Rules
 from streams.demo_plot import PlotError, require_matplotlib, require_writable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from policies.batch import FloatArray
 
@@ -129,39 +130,30 @@ def measure(environment: str, systems: list[str], *, seed: int, rounds: int) -> 
 def main() -> None:
     """Measure what is asked for and print it."""
     given = asked()
-    regrets: Regrets = {one: {} for one in given.environments}
-    curves: dict[str, dict[str, list[FloatArray]]] = {one: {} for one in given.environments}
-    kept = _kept(given.save, given.rounds)
+    kept = Kept(given.save, given.rounds, several={"fixed": tuple(PAIRS)})
     for seed in given.seeds:
         for environment in given.environments:
             began = time.perf_counter()
-            known = kept.get(environment, {})
-            todo = [one for one in given.systems if not _known(one, known, seed)]
+            todo = [one for one in given.systems if not kept.has(environment, one, seed)]
             same = f"clickloop-{DEFAULT_WAY}"
-            alias = OURS[0] in todo and (same in todo or _known(same, known, seed))
+            alias = OURS[0] in todo and (same in todo or kept.has(environment, same, seed))
             if alias:
                 todo.remove(OURS[0])
             for name, regret in measure(environment, todo, seed=seed, rounds=given.rounds).items():
-                known.setdefault(name, {})[seed] = round(float(regret.sum()), 1)
-                curves[environment].setdefault(name, []).append(regret.cumsum())
+                kept.put(environment, name, seed, regret.cumsum())
             if alias:
-                known.setdefault(OURS[0], {})[seed] = known[same][seed]
-                if same in todo:
-                    curves[environment].setdefault(OURS[0], []).append(curves[environment][same][-1])
-            kept[environment] = known
-            _keep(given.save, given.rounds, kept)
+                kept.copy(environment, same, OURS[0], seed)
+            kept.write()
             print(f"{environment} seed {seed}: {len(todo)} systems in {time.perf_counter() - began:.0f} s", flush=True)
-    for environment in given.environments:
-        regrets[environment] = {
-            name: {seed: value for seed, value in seeds.items() if seed in given.seeds}
-            for name, seeds in kept[environment].items()
-            if name in given.systems or (name in PAIRS and "fixed" in given.systems)
-        }
+    names = {name for one in given.systems for name in (PAIRS if one == "fixed" else (one,))}
+    regrets = kept.of(given.environments, names, given.seeds)
     found = held(regrets, HINDSIGHT)
     print(table(regrets))
     print(lines(found))
     if given.plot is not None:
-        draw(given.plot, curves, hindsight=HINDSIGHT)
+        draw(
+            given.plot, kept.curves_of(given.environments, names, given.seeds), rounds=given.rounds, hindsight=HINDSIGHT
+        )
     if given.json:
         print(json.dumps(record(regrets, found, given.rounds)))
 
@@ -193,28 +185,6 @@ def asked() -> argparse.Namespace:
         if not given.systems:
             parser.error("--systems has none that can be measured without vowpalwabbit; install the extra bench")
     return given
-
-
-def _known(system: str, known: Mapping[str, Mapping[int, float]], seed: int) -> bool:
-    return all(seed in known.get(name, {}) for name in (PAIRS if system == "fixed" else (system,)))
-
-
-def _kept(path: Path | None, rounds: int) -> Regrets:
-    """Regrets of earlier measurements of as many rounds."""
-    if path is None or not path.exists():
-        return {}
-    kept = json.loads(path.read_text())
-    if kept["rounds"] != rounds:
-        raise SystemExit(f"{path} holds regrets of {kept['rounds']} rounds, asked for are {rounds}; use another file")
-    return {
-        environment: {name: {int(seed): value for seed, value in seeds.items()} for name, seeds in systems.items()}
-        for environment, systems in kept["regret"].items()
-    }
-
-
-def _keep(path: Path | None, rounds: int, regrets: Regrets) -> None:
-    if path is not None:
-        path.write_text(json.dumps({"rounds": rounds, "regret": regrets}))
 
 
 def table(regrets: Regrets) -> str:

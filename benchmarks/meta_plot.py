@@ -10,23 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from policies.batch import FloatArray
+    from benchmarks.meta_kept import Curves
 
-POINTS = 300
-OURS, OTHERS = "#0b6e99", ("#e07b00", "#2a9d3f", "#b5179e", "#c1121f", "#6d597a", "#8a6d3b", "#577590", "#3d405b")
-
-Curves = dict[str, dict[str, list["FloatArray"]]]
-"""By environment and system, one (rounds,) cumulative regret for each seed."""
+OURS = "#0b6e99"
+OTHERS = ("#e07b00", "#2a9d3f", "#b5179e", "#c1121f", "#6d597a", "#8a6d3b", "#577590", "#3d405b", "#b5b200", "#00a6a6")
 
 
-def draw(
-    path: Path, curves: Mapping[str, Mapping[str, Sequence[FloatArray]]], *, hindsight: Mapping[str, Sequence[str]]
-) -> None:
+def draw(path: Path, curves: Curves, *, rounds: int, hindsight: Mapping[str, Sequence[str]]) -> None:
     """Write the picture as PNG; of the systems in `hindsight` only the best of each kind. It needs matplotlib.
 
     Args:
         path: where to.
-        curves: see `Curves`; what was not measured now has none.
+        curves: see `Curves`.
+        rounds: where they end.
         hindsight: by kind, the systems of which the best is drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,18 +34,18 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots(-(-max(1, len(panels)) // columns), columns, squeeze=False).ravel()
     for axis, (environment, systems) in zip(axes, panels.items(), strict=False):
-        _panel(axis, environment, shown(systems, hindsight))
+        _panel(axis, environment, shown(systems, hindsight), rounds)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.savefig(path, dpi=90, format="png")
 
 
 def shown(
-    systems: Mapping[str, Sequence[FloatArray]], hindsight: Mapping[str, Sequence[str]]
-) -> dict[str, Sequence[FloatArray]]:
+    systems: Mapping[str, Sequence[Sequence[float]]], hindsight: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[Sequence[float]]]:
     """The systems of a panel: all but those in hindsight, and of these the best of each kind under the kind's name.
 
-    >>> sorted(shown({"a": [np.ones(2)], "b": [np.zeros(2)], "c": [np.ones(2)]}, {"best": ["a", "b"]}))
+    >>> sorted(shown({"a": [[1.0]], "b": [[0.0]], "c": [[1.0]]}, {"best": ["a", "b"]}))
     ['best: b', 'c']
     """
     several = {name for names in hindsight.values() for name in names}
@@ -62,15 +58,14 @@ def shown(
     return found
 
 
-def _panel(axes: Any, environment: str, systems: Mapping[str, Sequence[FloatArray]]) -> None:
+def _panel(axes: Any, environment: str, systems: Mapping[str, Sequence[Sequence[float]]], rounds: int) -> None:
     ordered = sorted(systems.items(), key=lambda item: -float(np.mean([one[-1] for one in item[1]])))
     for i, (name, each) in enumerate(ordered):
         mean = np.mean(np.array(each), axis=0)
-        at = np.unique(np.linspace(0, len(mean) - 1, POINTS).astype(np.intp))
         mine = name == "clickloop"
         axes.plot(
-            at + 1,
-            mean[at],
+            np.linspace(1, rounds, len(mean)),
+            mean,
             label=f"{name}: {mean[-1]:,.0f}",
             color=OURS if mine else OTHERS[i % len(OTHERS)],
             linewidth=2.4 if mine else 1.2,
