@@ -164,6 +164,16 @@ def test_bars_are_ratios_to_the_best_in_hindsight() -> None:
     first = found[0]
     assert (first.rival, first.seeds, first.holds) == ("a", (0, 1), True)
     assert first.ratio == pytest.approx(20.0 / 19.0)
+    rare = {"rare": {"clickloop": {0: 10.0, 1: 10.2, 2: 10.1}, "a": {0: 10.1, 1: 10.0, 2: 10.0}}}
+    (close,) = held(rare, {"best fixed alpha": ["a"]})
+    assert close.ratio > 1.0 > close.low
+    assert close.holds  # not worse, as far as three seeds tell
+    (worse,) = held({"rare": rare["rare"] | {"a": {0: 5.0, 1: 5.1, 2: 5.0}}}, {"best fixed alpha": ["a"]})
+    assert not worse.holds
+
+
+def test_intervals_of_ratios_cover() -> None:
+    """95 of a hundred, where luck is shared and where it is not."""
     rng = np.random.default_rng(2)
     covered = 0
     for _ in range(400):
