@@ -58,10 +58,11 @@ PEERS = {
     "vowpalwabbit-squarecb": "--squarecb",
     "vowpalwabbit-regcb": "--regcb",
     "vowpalwabbit-bag": "--bag 5",
-    "vowpalwabbit-squarecb-tuned": "--squarecb --gamma_scale 100 -l 0.1",
-    "vowpalwabbit-regcb-tuned": "--regcb --mellowness 0.01 -l 0.1",
-    "vowpalwabbit-bag-tuned": "--bag 5 -l 0.1",
+    "vowpalwabbit-squarecb-greedier": "--squarecb --gamma_scale 100",
+    "vowpalwabbit-regcb-greedier": "--regcb --mellowness 0.01",
+    "vowpalwabbit-bag-slower": "--bag 5 -l 0.1",
 }
+"""Defaults, and another setting of each: candidates for tuning."""
 OURS = ("clickloop", "clickloop-fixed", "clickloop-roll-outs", "clickloop-top-layer")
 DEFAULT_WAY = Rules(model="linear", dimension=DIMENSION).explore
 SYSTEMS = (*OURS, "fixed", "textbook", "epsilon-greedy", "exp3", *PEERS)

@@ -70,7 +70,10 @@ def _panel(axes: Any, environment: str, systems: Mapping[str, Sequence[Sequence[
             color=OURS if mine else OTHERS[i % len(OTHERS)],
             linewidth=2.4 if mine else 1.2,
         )
-    axes.set_title(environment, fontsize=10)
+    seeds = sorted({len(each) for each in systems.values()})
+    axes.set_title(
+        f"{environment}: means over {' to '.join(map(str, seeds[:: max(1, len(seeds) - 1)]))} seeds", fontsize=10
+    )
     axes.set_xlabel("round")
     axes.set_ylabel("cumulative regret")
     axes.set_xlim(left=0)
