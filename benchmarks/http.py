@@ -4,7 +4,7 @@
 
 100 candidates, 3 slots, d = 32: a request of about 1.8 kB. One serving process, pinned to one core, that logs its
 impressions to a broker in memory; wrk on the others. For explorers with closed forms (softmax), for Thompson sampling with
-exact propensities, and for an empty handler on the same server. Latencies are at half the rate that was reached, with
+exact propensities, and for an empty handler on the same server; and what a decision takes in process (`inprocess_p99_us`). Latencies are at half the rate that was reached, with
 connections that wait between requests. Needs wrk (Debian: apt-get install wrk).
 """
 
@@ -30,11 +30,14 @@ import numpy as np
 import uvloop
 from aiohttp import web
 from confluent_kafka import Producer
+from threadpoolctl import threadpool_limits
 
 from benchmarks.decide import DIMENSION, learned, rows_of
 from benchmarks.environments import Static
-from policies.snapshot import records
+from policies.snapshot import build, records
 from streams import topics
+from streams.drawing import OfThreads
+from streams.filling import Filler, Place
 from streams.local_broker import LocalBroker, free_port
 from streams.serve_worker import listen, run
 from streams.settings import PolicySettings, Settings
@@ -159,10 +162,25 @@ def measured(pid: int, url: str, folder: Path, *, seconds: float) -> dict[str, f
     return half | {"half_rate": half["rate"], "rate": full["rate"], "cpu_us": busy / asked * 1e6}
 
 
+def in_process(explorer: str) -> dict[str, float]:
+    """Microseconds of what `PolicyClient.decide_slots` computes for the same requests: median and 99th percentile."""
+    env, names = Static(seed=0), tuple(f"arm-{i}" for i in range(ARMS))
+    _, _, make = learned(rows_of(env, 30 * ARMS, arms=ARMS, seed=2), names)
+    filler, of = Filler({"front": PolicySettings(dimension=DIMENSION)}), OfThreads(np.random.default_rng(1))
+    snapshot = build("front", **(dict(make.keywords) | {"explorer": explorer, "rates": {}}))
+    place = Place(slots=("top", "side", "foot"), candidates=names)
+    taken = []
+    with threadpool_limits(1):
+        for i in range(4000):
+            x = np.asarray(env.contexts[i % len(env.contexts)], np.float64)
+            start = time.perf_counter()
+            filler.fill("front", snapshot, x, place, rng=of.mine())
+            taken.append((time.perf_counter() - start) * 1e6)
+    return {"p50_us": float(np.median(taken[200:])), "p99_us": float(np.quantile(taken[200:], 0.99))}
+
+
 def published(settings: Settings, env: Static, explorer: str) -> None:
     """Topics, and a snapshot whose arms have learned from 3,000 rows."""
-    from policies.snapshot import build
-
     topics.create(settings)
     names = tuple(f"arm-{i}" for i in range(ARMS))
     _, _, make = learned(rows_of(env, 30 * ARMS, arms=ARMS, seed=2), names)
@@ -213,6 +231,9 @@ def main() -> None:
             with running(service, settings, settings.listen_port, "/readyz") as pid:
                 found = measured(pid, url, folder, seconds=asked.seconds)
             show(explorer, found)
+            inside = in_process(explorer)
+            print(f"{'':<15}in process p50 {inside['p50_us']:.0f} us  p99 {inside['p99_us']:.0f} us", flush=True)
+            numbers |= {f"inprocess_{key}{suffix}": value for key, value in inside.items()}
             numbers |= {f"requests_per_s{suffix}": found.pop("rate")}
             numbers |= {
                 f"{key.removesuffix('_ms')}{suffix}_ms" if key.endswith("_ms") else key + suffix: v

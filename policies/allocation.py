@@ -28,13 +28,14 @@ conditional; bias none in the first two, +35% and -9% in the others. So the firs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from policies.explorers import NO_RATES, check
 from policies.matching import EMPTY, MODES, Arms, Mode
+from policies.positions import swapped, swapped_law
 from policies.slot_marginals import marginal
 from policies.slot_rules import Rule, draw_many, one_slot, rule_of
 from policies.slot_weights import uniform
@@ -164,6 +165,19 @@ def conditional(
         out[slot] = ((1.0 - epsilon) * by_rule + epsilon * even) / before
         left[:, arm] = False
     return out
+
+
+def swap(shown: Allocation, share: float, rng: np.random.Generator) -> Allocation:
+    """The allocation after `policies.positions.swapped`, with the probabilities that it then has.
+
+    >>> from policies.offers import offer
+    >>> asked, rng = offer(np.array([0.1, 0.3]), np.zeros(2), kappa=np.array([1.0, 0.5])), np.random.default_rng(1)
+    >>> best = allocate(asked, explorer="epsilon-greedy", rates={"epsilon": 0.0}, rng=rng)
+    >>> swap(best, 0.1, rng).probabilities.round(4).tolist()
+    [[0.1, 0.9], [0.9, 0.1]]
+    """
+    arms, p = swapped(shown.arms, share=share, rng=rng), swapped_law(shown.probabilities, share=share)
+    return replace(shown, arms=arms, propensity=_of(p, arms), probabilities=p)
 
 
 def _of(p: FloatArray, arms: Arms) -> FloatArray:

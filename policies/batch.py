@@ -32,7 +32,7 @@ class Batch:
         point: (n,) index into `points`, -1 for the model's own point; None if there are none.
 
     Raises:
-        ValueError: lengths differ, or an index points outside `arms`.
+        ValueError: lengths differ, or an index points outside `arms` or `points`.
 
     >>> import numpy as np
     >>> batch = Batch(arms=("a",), arm=np.array([0]), x=np.ones((1, 2)), ts=np.array([1000]), reward_arm=np.array([0]),
@@ -65,6 +65,11 @@ class Batch:
             square=self.square,
         )
         _in_range("arm", self.arm, len(self.arms))
+        points = 0 if self.points is None else len(self.points)
+        if self.point is not None and len(self.point) and not (self.point.min() >= -1 and self.point.max() < points):
+            raise ValueError(
+                f"point holds indices from {self.point.min()} to {self.point.max()}; allowed: -1 (none) to {points - 1}, into points"
+            )
         _in_range("reward_arm", self.reward_arm, len(self.arms))
 
     def only(self, shown: npt.NDArray[np.bool_], rewarded: npt.NDArray[np.bool_]) -> Batch:

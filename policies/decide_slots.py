@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from policies.allocation import DRAWS, Allocation, Method, allocate
+from policies.allocation import DRAWS, Allocation, Method, allocate, swap
 from policies.beta_thompson import beta_moments
 from policies.decide import Kind, check_contexts, rows_of
 from policies.matching import EMPTY, Mask, Mode
 from policies.offers import NO_TERMS, Terms, offer
-from policies.stack import BetaStack
+from policies.stack import BetaStack, LinearStack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
     from policies.stack import Index
+
+
+BY_MEAN = frozenset({"epsilon-greedy", "softmax", "squarecb", "explore-first"})
+"""Explorers to which standard deviations say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ def decide_slots(
     method: Method | None = None,
     draws: int = DRAWS,
     repeat: bool = False,
+    rows: Index | None = None,
+    swap_share: float = 0.0,
 ) -> SlotDecision:
     """Fill K slots by a policy's snapshot.
 
@@ -73,6 +79,9 @@ def decide_slots(
         rng: advanced.
         terms, eligible, reserve: see `policies.offers.offer`, in the candidates' order.
         mode, method, draws, repeat: see `policies.allocation.allocate`.
+        swap_share: of decisions in which two slots, drawn at random, exchange what they show (`policies.positions.swapped`), where every
+            arm may stand in every slot or in none; the propensities are those after it.
+        rows: of the candidates in the snapshot's arrays, from `policies.decide.rows_of`, if they were looked up before.
 
     Raises:
         ValueError: no candidates or one twice, a context that does not fit, or terms that do not.
@@ -88,7 +97,8 @@ def decide_slots(
     >>> len(set(shown.arms)), [round(p, 4) for p in shown.propensity]
     (2, [0.3333, 0.3333])
     """
-    rows = rows_of(snapshot, candidates)
+    if rows is None and candidates is not snapshot.names:
+        rows = rows_of(snapshot, candidates)
     names = snapshot.names if candidates is None else tuple(candidates)
     mean, sd = expectations(snapshot, context, rows, slots=len(kappa))
     shown = allocate(
@@ -103,6 +113,8 @@ def decide_slots(
         draws=draws,
         repeat=repeat,
     )
+    if swap_share and (eligible is None or (eligible == eligible[0]).all()):
+        shown = swap(shown, swap_share, rng)
     return SlotDecision(
         arms=tuple(None if arm == EMPTY else names[arm] for arm in shown.arms.tolist()),
         propensity=tuple(shown.propensity.tolist()),
@@ -118,6 +130,8 @@ def expectations(
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the expected reward: (N,), or (K, N) for contexts (K, d).
 
+    Linear arms under an explorer that goes by means alone have zeros for the standard deviations.
+
     Logistic arms, whose scores are logits, to first order: sigma(m) and sigma(m) (1 - sigma(m)) sd.
 
     Raises:
@@ -129,6 +143,9 @@ def expectations(
         return beta_moments(arms.a[which], arms.b[which])
     x = np.asarray(context, np.float64)
     check_contexts(snapshot, x, (slots, snapshot.dimension) if x.ndim == 2 else (snapshot.dimension,))
+    if isinstance(arms, LinearStack) and snapshot.explorer in BY_MEAN and snapshot.model != "logistic":
+        only = arms.means(x.T, rows).T
+        return only, np.zeros_like(only)
     mean, sd = arms.scores(np.ascontiguousarray(x.T), rows)
     mean, sd = mean.T, sd.T
     if snapshot.model == "logistic":

@@ -1,7 +1,9 @@
 """Empirical Bayes for arms with a regression each: theta_a ~ N(mu0, T) with diagonal T and noise s2.
 
-By three rounds of expectation-maximisation (Morris 1983), shrunk to a start on the scale of the observed rate pbar with
-the weight of nu = 4 arms: a wide start misleads for a long time.
+By rounds of expectation-maximisation (Morris 1983), shrunk to a start on the scale of the observed rate pbar with
+the weight of nu = 4 arms: a wide start misleads for a long time. While arms have few rows the rounds converge slowly (at the rate of
+the missing information: Dempster, Laird & Rubin 1977, section 3), and three of them leave the prior too wide, which explores
+too much just when many arms are open; so ten are made until there are EARLY_ROWS an arm.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.sums import Effective
 
-ROUNDS = 3
+ROUNDS, EARLY_ROUNDS = 3, 10
+EARLY_ROWS = 50.0
+"""Rows an arm, on average, below which EARLY_ROUNDS are made."""
 PULL = 0.01
 """k: weight of the start value in the prior mean, in arms."""
 LEAST_RATE = 1e-6
@@ -34,7 +38,7 @@ def fit_linear(
 ) -> Prior:
     """Prior mean mu0 (d,), variances T and noise s2 from the K arms' A_eff, b, n_eff, c.
 
-    Three times, with V_a = (A_a/s2 + T^-1)^-1 and W_a = T^-1 - T^-1 V_a T^-1::
+    Three times (ten, see the module), with V_a = (A_a/s2 + T^-1)^-1 and W_a = T^-1 - T^-1 V_a T^-1::
 
         mu0   = (sum W_a + k T^-1)^-1 (sum T^-1 V_a b_a / s2 + k T^-1 mu_start)
         m_a   = V_a (b_a/s2 + T^-1 mu0),   E_a = (m_a - mu0)^2 + diag V_a
@@ -72,7 +76,8 @@ def fit_linear(
     begin = beginning(scale, dimension, intercept) if start is None else start
     if not arms:
         return begin
-    return _rounds(arms, begin, scale, intercept)
+    early = sum(arm.n_eff for arm in arms) < EARLY_ROWS * len(arms)
+    return _rounds(arms, begin, scale, intercept, rounds=EARLY_ROUNDS if early else ROUNDS)
 
 
 def fit_logistic(
@@ -95,15 +100,15 @@ def fit_logistic(
             rate = min(max(scale_of(arms).rate, LEAST_RATE), 1.0 - LEAST_RATE)
             mean[intercept] = np.log(rate / (1.0 - rate))
         start = Prior(mean=mean, tau2=spread(unit, dimension, intercept), s2=1.0)
-    return _rounds(arms, start, unit, intercept, s2=1.0) if arms else start
+    return _rounds(arms, start, unit, intercept, rounds=ROUNDS, s2=1.0) if arms else start
 
 
 def _rounds(
-    arms: list[Effective], begin: Prior, scale: Scale, intercept: int | None, *, s2: float | None = None
+    arms: list[Effective], begin: Prior, scale: Scale, intercept: int | None, *, rounds: int, s2: float | None = None
 ) -> Prior:
-    """ROUNDS rounds from `begin`, with the noise fitted too unless it is given."""
+    """Rounds from `begin`, with the noise fitted too unless it is given."""
     prior = begin
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         further = _further(arms, prior, begin.mean, scale, intercept)
         if further is None:
             break

@@ -15,6 +15,7 @@ Meta::
     since_ms      {arm: when it was last reset}
     announced     {arm: time of the last announced change that was heeded}
     rows, unscored, reasons
+    seen          {"slots", "kappa", "counts": bytes <f8, (3, slots, groups): shown, clicks, predicted}, null where not learned
 
 Means, each number the next time, so that the last eighteen remain; left out beyond MEANS_BYTES::
 
@@ -30,6 +31,7 @@ Baseline::
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,6 +43,8 @@ from policies.drift import Cusum
 from policies.ladder import Ladder
 from policies.meta_means import Means
 from policies.meta_state import MetaState, Rewards
+from policies.position_state import GROUPS, Placed
+from policies.positions import Counts
 from policies.records import from_bytes, to_bytes
 from policies.sums import Effective, RecordError
 from policies.triangle import unpack_symmetric, upper_positions
@@ -72,6 +76,12 @@ class _Ages(msgspec.Struct, frozen=True):
     newest_ms: int
 
 
+class _Seen(msgspec.Struct, frozen=True):
+    slots: tuple[str, ...]
+    kappa: tuple[float, ...]
+    counts: bytes
+
+
 class _Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     policy: str
@@ -88,6 +98,7 @@ class _Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     unscored: int
     reasons: tuple[str, ...] = ()
     announced: dict[str, int] = {}
+    seen: _Seen | None = None
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -180,6 +191,7 @@ def encode_meta(policy: str, state: MetaState, *, delays_s: Sequence[float]) -> 
         unscored=state.unscored,
         reasons=state.reasons,
         announced=dict(sorted(state.announced.items())),
+        seen=None if state.seen is None else _seen_record(state.seen),
     )
     return msgspec.msgpack.encode(record)
 
@@ -221,7 +233,25 @@ def decode_meta(data: bytes, start: MetaState, *, delays_s: Sequence[float]) -> 
         offsets=record.offsets,
         reasons=record.reasons,
         announced=record.announced,
+        seen=_seen(record.seen, start.seen),
     )
+
+
+def _seen_record(state: Placed) -> _Seen:
+    counted = np.stack([state.seen.shown, state.seen.clicks, state.seen.predicted])
+    return _Seen(state.slots, tuple(state.kappa.tolist()), to_bytes(counted.ravel()))
+
+
+def _seen(record: _Seen | None, start: Placed | None) -> Placed | None:
+    """What was learned of positions, if the settings list the same slots; else the start."""
+    if record is None or start is None or record.slots != start.slots:
+        return start
+    slots = len(record.slots)
+    counted = from_bytes(record.counts, 3 * slots * GROUPS, what="counts of positions").reshape(3, slots, GROUPS)
+    if len(record.kappa) != slots:
+        raise RecordError(f"a meta-state has {len(record.kappa)} position effects for {slots} slots")
+    seen = Counts(shown=counted[0], clicks=counted[1], predicted=counted[2])
+    return replace(start, kappa=np.array(record.kappa), seen=seen)
 
 
 def encode_baseline(policy: str, arm: str, baselines: Mapping[float, Baseline]) -> bytes:

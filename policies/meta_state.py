@@ -15,6 +15,7 @@ import numpy as np
 from policies.delay import Ages, no_ages, reweighted, with_ages
 from policies.drift import Cusum, follow
 from policies.ladder import MEMORY, Ladder, ladder, scored
+from policies.position_state import Placed, placed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,11 @@ class Rows:
         x: (n, d) contexts as they entered the sums.
         reward: (n,) final rewards.
         age_ms: (n,) age of the first outcome that counted, -1 without one; None where the record does not tell.
+        slot: (n,) names; None where they do not matter.
+        group: (n,) code of who decided, see `policies.canary.CODES`; None where no row tells.
+        snapshot: (n,) version decided from, -1 for none.
+        propensity: (n,) as logged.
+        exact: (n,) whether that is exact.
     """
 
     arm: Sequence[str]
@@ -46,6 +52,11 @@ class Rows:
     x: npt.NDArray[np.floating]
     reward: FloatArray
     age_ms: IntArray | None = None
+    slot: Sequence[str] | None = None
+    group: IntArray | None = None
+    snapshot: IntArray | None = None
+    propensity: FloatArray | None = None
+    exact: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +105,7 @@ class MetaState:
         rows, unscored: matured rows that were scored, and those that could not be.
         offsets: next offset by partition of the feedback topic.
         reasons: of the last change, in words.
+        seen: by slot, what position effects are estimated from (policies/position_state.py); None where they are not learned.
     """
 
     ladder: Ladder
@@ -108,6 +120,7 @@ class MetaState:
     unscored: int = 0
     offsets: Mapping[int, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    seen: Placed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +131,13 @@ class Told:
     alarms: tuple[str, ...] = ()
 
 
-def first_state(half_lives_s: tuple[float, ...], *, window_ms: int) -> MetaState:
+def first_state(half_lives_s: tuple[float, ...], *, window_ms: int, seen: Placed | None = None) -> MetaState:
     """Before any row.
 
     >>> first_state((0.0, 3600.0), window_ms=600_000).ladder.half_life_s
     0.0
     """
-    return MetaState(ladder=ladder(half_lives_s), ages=no_ages(window_ms))
+    return MetaState(ladder=ladder(half_lives_s), ages=no_ages(window_ms), seen=seen)
 
 
 def judged(
@@ -142,8 +155,18 @@ def judged(
     rewards = state.rewards.plus(rows.reward)
     found, predicted = expected(rows, kept, state.since_ms)
     reward = rows.reward[found]
+    seen = state.seen
+    if seen is not None and rows.slot is not None and len(found):
+        here = [rows.slot[i] for i in found.tolist()]
+        m = predicted[:, state.ladder.chosen]
+        predicted = predicted * seen.of(here)[:, None]
+        seen = placed(seen, here, [rows.arm[i] for i in found.tolist()], m, reward)
     after = replace(
-        state, rewards=rewards, rows=state.rows + len(found), unscored=state.unscored + len(rows.reward) - len(found)
+        state,
+        rewards=rewards,
+        rows=state.rows + len(found),
+        unscored=state.unscored + len(rows.reward) - len(found),
+        seen=seen,
     )
     reasons: list[str] = []
     s2 = None if rewards.chances else rewards.variance

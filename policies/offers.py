@@ -105,8 +105,8 @@ def offer(
         raise ValueError(f"mean has shape {mean.shape}, sd {sd.shape}; both must be (N,) or ({slots}, N), N above 0")
     if not kappa.min() >= 0.0:  # true for NaN
         raise ValueError(f"kappa = {kappa}: position effects must not be negative")
-    per = _per_unit(terms, n)
-    added = _added(terms, n)
+    per = per_unit(terms, n)
+    added = added_of(terms, n)
     column = kappa[:, None]
     if per is not ONE:
         mean, sd = mean * per, sd * np.abs(per)
@@ -131,7 +131,7 @@ def offer(
     )
 
 
-def _per_unit(terms: Terms, n: int) -> FloatArray:
+def per_unit(terms: Terms, n: int) -> FloatArray:
     """(N,) or (1,) value less the price of a click."""
     value = ONE if terms.value is None else terms.value
     per = value if terms.click_price is None else value - terms.click_price
@@ -140,7 +140,7 @@ def _per_unit(terms: Terms, n: int) -> FloatArray:
     return per
 
 
-def _added(terms: Terms, n: int) -> FloatArray | None:
+def added_of(terms: Terms, n: int) -> FloatArray | None:
     """(N,) bonus less the price of an impression; None if there is neither."""
     for name, term in (("price", terms.price), ("bonus", terms.bonus)):
         if term is not None and term.shape != (n,):

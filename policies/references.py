@@ -10,6 +10,7 @@ Record (compacted `policies` topic, key ``[policy, null, "reference N"]``, N ove
 
     v, policy, version, arms
     mean      bytes <f4, (arms, d)
+    kappa     {slot: position effect}, left out if there are none
 """
 
 from __future__ import annotations
@@ -37,20 +38,22 @@ KIND = "reference "
 VERSION = 1
 
 
-class _Record(msgspec.Struct, frozen=True):
+class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     policy: str
     version: int
     arms: tuple[str, ...]
     mean: bytes
+    kappa: dict[str, float] = {}  # msgspec copies an empty dict for each instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reference:
-    """What one meta-change published: version, and the mean (d,) of every arm by name."""
+    """What one meta-change published: version, the mean (d,) of every arm by name, and the position effect of slots."""
 
     version: int
     means: Mapping[str, FloatArray]
+    kappa: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -103,10 +106,7 @@ class References:
         >>> points.tolist(), index.tolist()
         ([[0.5]], [-1, 0, 0, -1])
         """
-        versions = [known.version for known in self._found]
-        at = np.searchsorted(versions, version, side="right") - 1 if versions else np.full(len(version), -1)
-        if self.newest is not None:
-            at = np.where(version > self.newest, -1, at)
+        at = self._place(version)
         pairs, index = np.unique(at * len(names) + arm, return_inverse=True)
         found: list[FloatArray] = []
         place = np.full(len(pairs), -1, np.intp)
@@ -117,6 +117,46 @@ class References:
                 place[i] = len(found)
                 found.append(mean)
         return np.array(found).reshape(len(found), d), place[index]
+
+    def kappa(
+        self,
+        version: npt.NDArray[np.integer[Any]],
+        slot: npt.NDArray[np.integer[Any]],
+        names: Sequence[str],
+        start: Mapping[str, float],
+    ) -> FloatArray:
+        """Position effects (n,) of rows' slots, as published with the versions that they name.
+
+        Args:
+            version: (n,) that each row names, as in `points`.
+            slot: (n,) index into ``names``.
+            names: of the slots.
+            start: effects where no reference tells one; 1 for slots that are not in it either.
+
+        >>> known = References()
+        >>> known.add(Reference(version=3, means={}, kappa={"side": 0.5}))
+        >>> known.kappa(np.array([2, 3, 3]), np.array([0, 0, 1]), ["side", "top"], {"side": 0.8}).tolist()
+        [0.8, 0.5, 1.0]
+        """
+        at = self._place(version)
+        out = np.ones(len(version))
+        pairs, index = np.unique(at * len(names) + slot, return_inverse=True)
+        values = []
+        for pair in pairs.tolist():
+            which, code = divmod(pair, len(names))
+            told = self._found[which].kappa if which >= 0 else start
+            values.append(told.get(names[code], start.get(names[code], 1.0)))
+        if len(pairs):
+            out = np.array(values)[index]
+        return out
+
+    def _place(self, version: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.intp]:
+        """(n,) which reference each row's version goes by, -1 for none."""
+        versions = [known.version for known in self._found]
+        at = np.searchsorted(versions, version, side="right") - 1 if versions else np.full(len(version), -1)
+        if self.newest is not None:
+            at = np.where(version > self.newest, -1, at)
+        return np.asarray(at, np.intp)
 
 
 def refer(
@@ -163,25 +203,25 @@ def reference_key(policy: str, number: int) -> bytes:
     return msgspec.msgpack.encode([policy, None, f"{KIND}{number}"])
 
 
-def reference_of(snapshot: Snapshot) -> Reference:
-    """What a snapshot of a model with a context publishes.
+def reference_of(snapshot: Snapshot, *, weights: bool = True) -> Reference:
+    """What a snapshot of a model with a context publishes; without its arms' weights if nothing goes by them.
 
     Raises:
         ValueError: its arms have no weights.
     """
     means = {}
-    for name, arm in snapshot.arms.items():
+    for name, arm in snapshot.arms.items() if weights else ():
         mean = getattr(arm, "mean", None)
         if mean is None:
             raise ValueError(f"arm {name!r} of policy {snapshot.policy!r} has no weights to refer to")
         means[name] = np.asarray(mean, np.float64)
-    return Reference(version=snapshot.version, means=means)
+    return Reference(version=snapshot.version, means=means, kappa=dict(snapshot.allotment.kappa))
 
 
 def encode(policy: str, one: Reference) -> bytes:
     """Record of a reference."""
     means = np.array(list(one.means.values()), np.float64)
-    record = _Record(VERSION, policy, one.version, tuple(one.means), to_bytes(means.ravel(), "<f4"))
+    record = _Record(VERSION, policy, one.version, tuple(one.means), to_bytes(means.ravel(), "<f4"), dict(one.kappa))
     return msgspec.msgpack.encode(record)
 
 
@@ -201,4 +241,5 @@ def decode(data: bytes) -> Reference:
     k = len(record.arms)
     d = len(record.mean) // (4 * k) if k else 0
     mean = from_bytes(record.mean, k * d, what="the means of a reference", dtype="<f4").astype(np.float64)
-    return Reference(version=record.version, means=dict(zip(record.arms, mean.reshape(k, d), strict=True)))
+    means = dict(zip(record.arms, mean.reshape(k, d), strict=True))
+    return Reference(version=record.version, means=means, kappa=record.kappa)

@@ -6,6 +6,7 @@ slots are brought into the order in which they are filled.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,13 +45,42 @@ def marginal(
     if repeat or slots == 1:
         p = np.array([one_slot(rule, slot, asked.eligible[slot]) for slot in range(slots)])
         return np.array([drawn(row, rng) if row.any() else EMPTY for row in p], np.intp), p
-    if np.count_nonzero(asked.eligible, axis=1).min() < slots:
-        return None
+    numbers = np.count_nonzero(asked.eligible, axis=1)
+    if numbers.min() < slots:
+        few = bool(numbers.any()) and bool((asked.eligible == asked.eligible[0]).all())
+        return _first_ones(rule, asked, int(numbers[0]), mode, rng) if few else None
     if rule.kind == "normal" and mode != "sequential":
         return _ranked(rule, asked, rng) if asked.rank_one else None
     if slots > HISTORIES:
         return None
     return _in_turn(rule, asked, rng)
+
+
+def _first_ones(
+    rule: Rule, asked: Offer, number: int, mode: Mode, rng: np.random.Generator
+) -> tuple[Arms, FloatArray] | None:
+    """All slots may show the same arms, of which there are fewer than slots: the first ones are filled, the others stay empty."""
+    kept = asked.order[:number]
+    part = replace(
+        asked,
+        mean=asked.mean[kept],
+        sd=asked.sd[kept],
+        eligible=asked.eligible[kept],
+        order=np.arange(number),
+        kappa=asked.kappa[kept],
+    )
+    of = replace(
+        rule,
+        at=rule.at[kept],
+        sd=rule.sd[kept] if len(rule.sd) else rule.sd,
+        gamma=rule.gamma[kept] if len(rule.gamma) else rule.gamma,
+    )
+    found = marginal(of, part, mode=mode, repeat=False, rng=rng)
+    if found is None:
+        return None
+    arms, p = np.full(len(asked.order), EMPTY, np.intp), np.zeros(asked.mean.shape)
+    arms[kept], p[kept] = found
+    return arms, p
 
 
 def _certain(

@@ -9,6 +9,7 @@ Arms are drawn from what is computed.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,14 @@ import numpy as np
 from policies.slot_laws import drawn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policies.batch import FloatArray
     from policies.matching import Arms, Mask
 
+
+MOST_STATES = 20_000
+"""Cases of what is gone that filling at random is summed over: a fifth of a second."""
 
 SAFE = 1e-3
 """Share of a sum down to which a difference from it is exact enough: its relative error is 1e-13."""
@@ -36,85 +42,102 @@ def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Ge
     >>> weights_in_turn(np.log([[1.0, 2.0], [1.0, 2.0]]), np.ones((2, 2), bool), rng=np.random.default_rng(1))[1].round(4).tolist()
     [[0.3333, 0.6667], [0.6667, 0.3333]]
     """
-    slots, n = log_weight.shape
-    w = _scaled(log_weight, eligible)
-    p = np.empty((slots, n))
-    p[0] = w[0] / w[0].sum()
-    arms = np.empty(slots, np.intp)
-    arms[0] = drawn(p[0], rng)
-    if slots > 1:
-        over = p[0] / _rest(w[1])
-        p[1] = w[1] * _rest(over)
-        p[1] /= p[1].sum()
-        left = w[1].copy()
-        left[arms[0]] = 0.0
-        arms[1] = drawn(left, rng)
-    if slots > 2:
-        p[2] = w[2] * _after_two(over, w[1], w[2])
-        p[2] /= p[2].sum()
-        left = w[2].copy()
-        left[arms[:2]] = 0.0
-        arms[2] = drawn(left, rng)
+    full = bool(eligible.all())
+    open_ = log_weight if full else np.where(eligible, log_weight, -np.inf)
+    weights = scaled_rows(open_[:, None])
+    if not full:
+        weights = [np.where(mask, w, 0.0) for mask, w in zip(eligible, weights, strict=True)]
+    p = np.concatenate(laws_by_weights(weights))
+    arms = np.empty(len(p), np.intp)
+    for i, (left,) in enumerate(weights):
+        left[arms[:i]] = 0.0
+        arms[i] = drawn(left, rng)
     return arms, p
 
 
-def _scaled(log_weight: FloatArray, eligible: Mask) -> FloatArray:
-    """(K, n) weights, in slot i 1 for the best arm that is left if the i best are gone; none is so small as to vanish."""
-    slots, n = log_weight.shape
-    full = bool(eligible.all())
-    open_ = log_weight if full else np.where(eligible, log_weight, -np.inf)
-    at = np.diagonal(np.partition(open_, range(n - slots, n), axis=1)[:, ::-1])
-    w: FloatArray = np.exp(np.minimum(np.maximum(open_ - at[:, None], -300.0), 300.0))
-    return w if full else np.where(eligible, w, 0.0)
+def scaled_rows(logs: Sequence[FloatArray] | FloatArray) -> list[FloatArray]:
+    """Weights (m, n) of each slot from logarithms (m, n): 1 for the best arm that is left if the slots before took the best.
+
+    None is so small as to vanish, and none so large that nothing else counts.
+
+    >>> [w.round(3).tolist() for w in scaled_rows([np.log([[1.0, 2.0]])] * 2)]
+    [[[0.5, 1.0]], [[1.0, 2.0]]]
+    """
+    out = []
+    for i, log in enumerate(logs):
+        n = log.shape[1]
+        at = log.max(axis=1) if i == 0 else np.partition(log, n - 1 - i, axis=1)[:, n - 1 - i]
+        out.append(np.exp(np.minimum(np.maximum(log - at[:, None], -300.0), 300.0)))
+    return out
+
+
+def laws_by_weights(weights: Sequence[FloatArray]) -> list[FloatArray]:
+    """Marginal probabilities (m, n) of up to three slots filled in turn by weights (m, n), of m requests.
+
+    >>> laws_by_weights([np.array([[1.0, 2.0, 1.0]])] * 2)[1].round(4).tolist()
+    [[0.3333, 0.3333, 0.3333]]
+    """
+    laws = [weights[0] / weights[0].sum(axis=1, keepdims=True)]
+    if len(weights) > 1:
+        over = laws[0] / _rest(weights[1])
+        second = weights[1] * _rest(over)
+        laws.append(second / second.sum(axis=1, keepdims=True))
+    if len(weights) > 2:
+        third = weights[2] * _after_two(over, weights[1], weights[2])
+        laws.append(third / third.sum(axis=1, keepdims=True))
+    return laws
 
 
 def _rest(w: FloatArray) -> FloatArray:
-    """(n,) sum of all weights but one, without cancellation for the largest."""
-    total = w.sum()
-    rest: FloatArray = total - w
-    if rest.min() < SAFE * total:
-        top = int(w.argmax())
-        rest[top] = w[:top].sum() + w[top + 1 :].sum()
+    """(m, n) sum of all weights of a row but one, without cancellation for the largest."""
+    rest: FloatArray = w.sum(axis=1, keepdims=True) - w
+    top = w.argmax(axis=1)
+    rows = np.arange(len(w))
+    others = w.copy()
+    others[rows, top] = 0.0
+    rest[rows, top] = others.sum(axis=1)
     return rest
 
 
 def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray:
-    """(n,) sum over b, c != a of first_b w_c/(what is left of `then` without b and c).
+    """(m, n) sum over b, c != a of first_b w_c/(what is left of `then` without b and c)."""
+    m, n = then.shape
+    without, top = _rest(then), then.argmax(axis=1)
+    least = then.copy()
+    least[np.arange(m), top] = 0.0
+    least = _rest(least)
+    R, sides, both = np.empty((n, n)), np.stack((w, first), axis=2), np.empty((m, n, 2))
+    diagonal = R.reshape(-1)[:: n + 1]
+    out = np.empty((m, n))
+    for i in range(m):
+        np.subtract(without[i][:, None], then[i], out=R)
+        R[top[i]] = R[:, top[i]] = least[i]
+        diagonal[:] = np.inf
+        np.divide(1.0, R, out=R)
+        np.matmul(R, sides[i], out=both[i])
+        rows = first[i] * both[i, :, 0]
+        held = rows + w[i] * both[i, :, 1]
+        total = rows.sum()
+        rest = np.subtract(total, held, out=out[i])
+        if rest.min() <= SAFE * total:
+            _without_two(rest, held, R, first[i], w[i])
+    return out
 
-    For the two arms that hold most of it without a difference, so that nothing cancels.
-    """
-    R = 1.0 / _rest_pairs(then)
-    np.fill_diagonal(R, 0.0)
-    rows = first * (R @ w)
-    held = rows + w * (first @ R)
-    total = rows.sum()
-    rest: FloatArray = total - held
-    if rest.min() > SAFE * total:
-        return rest
+
+def _without_two(rest: FloatArray, held: FloatArray, R: FloatArray, first: FloatArray, w: FloatArray) -> None:
+    """The sums of the two arms that hold most, without a difference, so that nothing cancels."""
     np.maximum(rest, 0.0, out=rest)
     for a in np.argpartition(held, -2)[-2:]:
         without_first, without_w = first.copy(), w.copy()
         without_first[a] = without_w[a] = 0.0
         rest[a] = without_first @ (R @ without_w)
-    return rest
-
-
-def _rest_pairs(w: FloatArray) -> FloatArray:
-    """(n, n) sum of all weights but two, without cancellation for the largest; the diagonal means nothing."""
-    rest = _rest(w)[:, None] - w
-    np.fill_diagonal(rest, 1.0)
-    if np.partition(w, -2)[-2:].sum() < (1.0 - SAFE) * w.sum():
-        return rest
-    top = int(w.argmax())
-    others = w.copy()
-    others[top] = 0.0
-    rest[top] = rest[:, top] = _rest(others)
-    np.fill_diagonal(rest, 1.0)
-    return rest
 
 
 def uniform(eligible: Mask) -> FloatArray:
     """(K, N) probability of each arm in each slot if slots are filled in turn from the eligible arms that are left.
+
+    Raises:
+        ValueError: the slots differ in so many ways that the sum would take too long.
 
     >>> uniform(np.array([[True, True], [False, True]])).tolist()
     [[0.5, 0.5], [0.0, 0.5]]
@@ -129,6 +152,12 @@ def uniform(eligible: Mask) -> FloatArray:
         filled = np.arange(slots) < size
         return np.where(filled[:, None] & eligible, 1.0 / max(size, 1), 0.0)
     code, kind = np.unique(eligible, axis=1, return_inverse=True)
+    states = math.comb(code.shape[1] + slots - 2, slots - 1)
+    if states > MOST_STATES:
+        raise ValueError(
+            f"{slots} slots tell {code.shape[1]} kinds of arms apart, which makes up to {states} cases of what is gone, and "
+            f"{MOST_STATES} are computed: ask for fewer slots at once, or let rules tell fewer of them apart"
+        )
     sizes = np.bincount(kind.reshape(n), minlength=code.shape[1])
     chance = _uniform_of_kinds(tuple(map(tuple, code.T.tolist())), tuple(sizes.tolist()))
     out: FloatArray = np.array(chance)[:, kind.reshape(n)]

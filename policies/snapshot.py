@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from policies.allotment import NO_ALLOTMENT, Allotment
 from policies.arm_features import prior_of
 from policies.arms import showable
 from policies.explorers import NO_RATES, check
@@ -40,6 +41,8 @@ from policies.sums import Effective, Model, RecordError, Sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from policies.canary import Canary
+
 __all__ = [
     "Arm",
     "BetaArm",
@@ -53,6 +56,7 @@ __all__ = [
     "decode_head",
     "encode_arm",
     "encode_head",
+    "exploring",
     "head_key",
     "records",
     "republish",
@@ -82,6 +86,10 @@ class Snapshot:
         checksum: CRC-32 over what the head and the arms say.
         paused: arms that are not to be shown.
         gone: names that are no arms any more, removed or renamed; not to be shown either, should somebody give them.
+        allotment: terms of slots and budgets.
+        canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
+        audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
+        logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
     """
 
     policy: str
@@ -102,6 +110,21 @@ class Snapshot:
     checksum: int = 0
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    allotment: Allotment = NO_ALLOTMENT
+    canary: Canary | None = None
+    audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
+
+    @property
+    def splits(self) -> bool:
+        """Whether decisions are shared out, so that `policies.decide_split` makes them."""
+        return self.canary is not None or self.audit_share > 0.0
+
+    @cached_property
+    def candidate(self) -> Snapshot | None:
+        """The policy as the canary decides; None if there is none."""
+        return None if self.canary is None else exploring(self, self.canary.explorer, self.canary.rates)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -149,6 +172,14 @@ class Snapshot:
         return {name: arm for name, arm in self.arms.items() if arm.version == self.version}
 
 
+def exploring(snapshot: Snapshot, explorer: str, rates: Mapping[str, float]) -> Snapshot:
+    """The same arms with another explorer or other rates, sharing nothing out: what a canary decides from. It is not to be published."""
+    other = replace(snapshot, explorer=explorer, rates=dict(rates), canary=None, audit_share=0.0)
+    if not isinstance(snapshot.stack, BetaStack):  # which keeps laws that hold for its rates only
+        vars(other)["stack"] = snapshot.stack
+    return other
+
+
 def build(
     policy: str,
     *,
@@ -170,6 +201,11 @@ def build(
     read: Callable[[str, Sums], Effective] | None = None,
     paused: Sequence[str] = (),
     gone: Sequence[str] = (),
+    allotment: Allotment = NO_ALLOTMENT,
+    canary: Canary | None = None,
+    audit_share: float = 0.0,
+    logging: bool = False,
+    follows: str = "",
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -183,7 +219,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone: see `Snapshot`.
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows: see `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
         read: how the sums of an arm of that name count; None is `model.at` at `now_ms`.
@@ -228,6 +264,11 @@ def build(
             arms=arms,
             paused=tuple(paused),
             gone=tuple(gone),
+            allotment=allotment,
+            canary=canary,
+            audit_share=audit_share,
+            logging=logging,
+            follows=follows,
         )
     )
 
@@ -259,10 +300,14 @@ def republish(
     reasons: Sequence[str],
     paused: Sequence[str],
     gone: Sequence[str],
+    allotment: Allotment = NO_ALLOTMENT,
+    anew: bool = True,
 ) -> Snapshot:
     """An older snapshot under a new version: a rollback. Its policy is the old one in every field.
 
-    Which arms are not to be shown is of today: a budget that was spent since stays spent. Arms' records are written anew: compaction may have dropped those that the old head named.
+    Which arms are not to be shown, and the terms of slots and budgets, are of today: a budget that was spent since stays spent. A canary
+    is left out. Arms' records are written anew, unless `anew` is False: compaction may have dropped those that the old head named, if
+    it is not the newest.
 
     Raises:
         ValueError: `version` is not above those that there were.
@@ -271,7 +316,7 @@ def republish(
         raise ValueError(
             f"version = {version}: must be above {old.version} (what is republished) and {parent} (the parent)"
         )
-    arms = {name: arm.at_version(version) for name, arm in old.arms.items()}
+    arms = {name: arm.at_version(version) for name, arm in old.arms.items()} if anew else old.arms
     return _sealed(
         replace(
             old,
@@ -281,7 +326,9 @@ def republish(
             reasons=tuple(reasons),
             paused=tuple(paused),
             gone=tuple(gone),
+            allotment=allotment,
             arms=arms,
+            canary=None,
         )
     )
 
@@ -319,6 +366,11 @@ def head_of(snapshot: Snapshot) -> Head:
         checksum=snapshot.checksum,
         paused=snapshot.paused,
         gone=snapshot.gone,
+        allotment=snapshot.allotment,
+        canary=snapshot.canary,
+        audit_share=snapshot.audit_share,
+        logging=snapshot.logging,
+        follows=snapshot.follows,
     )
 
 
@@ -374,4 +426,9 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         checksum=head.checksum,
         paused=head.paused,
         gone=head.gone,
+        allotment=head.allotment,
+        canary=head.canary,
+        audit_share=head.audit_share,
+        logging=head.logging,
+        follows=head.follows,
     )

@@ -11,6 +11,10 @@ Head::
     arms          {arm: version of its record}
     checksum      CRC-32, below
     paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
+    allotment     terms of slots and budgets (policies/allotment.py). Left out if empty
+    canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
+    audit_share   of decisions drawn uniformly. Left out if 0
+    logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
 
 Arm::
 
@@ -36,6 +40,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.allotment import NO_ALLOTMENT, Allotment, allotment_of, fields_of
+from policies.canary import Canary
 from policies.explorers import check_known
 from policies.prior import PRIORS, AnyPrior, BetaPrior, HybridPrior, Prior, StudentPrior
 from policies.records import from_bytes, to_bytes
@@ -156,6 +162,11 @@ class Head:
     checksum: int
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    allotment: Allotment = NO_ALLOTMENT
+    canary: Canary | None = None
+    audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
 
 class _Version(msgspec.Struct):
@@ -192,6 +203,11 @@ class _Head(msgspec.Struct):
     checksum: int
     paused: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    allotment: dict[str, Any] = {}  # msgspec copies an empty dict for each instance
+    canary: Canary | None = None
+    audit_share: float = 0.0
+    logging: bool = False
+    follows: str = ""
 
 
 class _Arm(msgspec.Struct):
@@ -208,7 +224,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone")
+LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))
@@ -268,6 +284,8 @@ def _float32(data: bytes, length: int, what: str) -> Float32Array:
 def encode_head_record(head: Head) -> bytes:
     """Record of a head."""
     values = {name: getattr(head, name) for name in Head.__slots__ if name not in LATER or getattr(head, name)}
+    if "allotment" in values:
+        values["allotment"] = fields_of(head.allotment)
     return msgspec.msgpack.encode({"v": VERSION, **values, "prior": _prior_fields(head.prior)})
 
 
@@ -283,11 +301,17 @@ def decode_head(data: bytes) -> Head:
         raise RecordError(f"the head of policy {record.policy!r} has an impossible prior: {error}") from error
     try:
         check_known(record.explorer, record.rates)
+        if record.canary is not None:
+            check_known(record.canary.explorer, record.canary.rates)
     except ValueError as error:
         raise RecordError(
             f"the head of policy {record.policy!r} cannot be decided from: {error}; upgrade this reader if it is older"
         ) from error
-    return Head(**{**values, "prior": prior})
+    try:
+        allotment = allotment_of(record.allotment)
+    except ValueError as error:
+        raise RecordError(f"the head of policy {record.policy!r} has impossible terms: {error}") from error
+    return Head(**{**values, "prior": prior, "allotment": allotment})
 
 
 def _decode(data: bytes, kind: type[Any], what: str) -> Any:

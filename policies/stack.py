@@ -57,6 +57,15 @@ class LinearStack:
         np.maximum(variance, 0.0, out=variance)
         return m, np.sqrt(variance, out=variance)
 
+    def means(self, context: FloatArray, rows: Index | None) -> FloatArray:
+        """The means of `scores` alone, for explorers that go by nothing else.
+
+        >>> one = LinearStack(row={"a": 0}, mean=np.array([[0.5], [0.1]]), square=np.ones((2, 1)))
+        >>> one.means(np.array([2.0]), None).tolist()
+        [1.0]
+        """
+        return (self.mean[: len(self.row)] if rows is None else self.mean[rows]) @ context
+
     @cached_property
     def _narrow(self) -> tuple[Float32Array, Float32Array]:
         """`square` and sqrt(diag V) in float32."""

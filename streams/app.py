@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 
 from streams import logs, security
+from streams.attributor import Attributor
 from streams.blocks import NoRoomError
 from streams.checkpoint import Writer
 from streams.failpoints import failpoints
@@ -45,7 +46,7 @@ M_ARENA_MAX = -8  # malloc.h
 
 
 def run_worker(settings: Settings, roles: tuple[str, ...]) -> None:
-    """Run the roles (learner, publisher) in this process until a signal or a fatal error. Raises SystemExit(1) on the latter."""
+    """Run the roles (learner, publisher, attributor) in this process until a signal or a fatal error. Raises SystemExit(1) on the latter."""
     logs.configure(settings)
     _few_arenas()
     threadpool_limits(1)  # products of 32 columns gain nothing from threads, which spin while they wait for each other
@@ -97,7 +98,7 @@ class Worker:
             roles=list(roles),
             bootstrap=self.settings.bootstrap,
         )
-        running = [loop.create_task(self._keep(app)) for app in apps]
+        running = [loop.create_task(self._keep(app, role)) for app, role in zip(apps, roles, strict=True)]
         await self.ended.wait()
         if isinstance(self.error, StuckError):
             os._exit(1)  # an orderly end would wait for the thread that hangs; what is not committed is read again
@@ -112,7 +113,7 @@ class Worker:
         server.close()
         return 0 if self.error is None else 1
 
-    async def _keep(self, app: faust.App) -> None:
+    async def _keep(self, app: faust.App | Attributor, role: str) -> None:
         try:
             await app.start()
             await app.wait_until_stopped()
@@ -120,7 +121,7 @@ class Worker:
             await self.fatal(error)
             return
         if not self.ended.is_set():
-            await self.fatal(app.crash_reason or RuntimeError(f"{app.conf.id} stopped by itself"))
+            await self.fatal(app.crash_reason or RuntimeError(f"the {role} stopped by itself"))
 
     def _all(self, which: int) -> tuple[bool, str]:
         answers = [probe[which]() for probe in self.probes]
@@ -138,7 +139,12 @@ class Worker:
         monitor = Monitor(self.metrics, topics=working.topics, partitions=partitions)
         app = faust_app(settings, settings.learner_group, topic_disable_leader=True)
         passing = failpoints(settings.fail_at)
-        names = {"posteriors": topics.posteriors, "feedback": topics.feedback, "dead_letters": topics.dead_letters}
+        names = {
+            "posteriors": topics.posteriors,
+            "feedback": topics.feedback,
+            "dead_letters": topics.dead_letters,
+            "touches": topics.touches,
+        }
 
         def make_writer(number: int) -> Writer:
             identity = f"{settings.learner_group}-{number}"
@@ -211,6 +217,11 @@ class Worker:
         self.probes.append((publisher.live, publisher.ready))
         self.closers.append(publisher.close)
         return app
+
+    def _attributor(self) -> Attributor:
+        attributor = Attributor(self.settings, metrics=self.metrics)
+        self.probes.append((attributor.live, attributor.ready))
+        return attributor
 
 
 def faust_app(settings: Settings, group: str, *, topic_disable_leader: bool) -> faust.App:

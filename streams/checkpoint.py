@@ -24,7 +24,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from streams.failpoints import Pass
 from streams.messages import Message
 
-UNPLACED = ("dead_letters",)
+UNPLACED = ("dead_letters", "clicks")
 
 T = TypeVar("T")
 
@@ -62,6 +62,7 @@ class Writer:
         topics: Mapping[str, str],
         timeout_s: float,
         passing: Pass,
+        transaction_timeout_s: float = 60.0,
     ) -> None:
         self.partition = partition
         self.topics = topics
@@ -72,7 +73,7 @@ class Writer:
             dict(client)
             | {
                 "transactional.id": transactional_id,
-                "transaction.timeout.ms": 60_000,
+                "transaction.timeout.ms": int(transaction_timeout_s * 1000),
                 "delivery.timeout.ms": int(timeout_s * 1000),
                 "linger.ms": 2,
                 "message.max.bytes": 16_000_000,
@@ -106,7 +107,8 @@ class Writer:
     def _produce(self, messages: Sequence[Message]) -> None:
         until = time.monotonic() + self.timeout_s
         for message in messages:
-            where: dict[str, Any] = {} if message.topic in UNPLACED else {"partition": self.partition}
+            number = self.partition if message.partition is None else message.partition
+            where: dict[str, Any] = {} if message.topic in UNPLACED else {"partition": number}
             if message.topic == "posteriors":
                 where["on_delivery"] = self._delivered
             while True:

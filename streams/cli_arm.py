@@ -22,7 +22,7 @@ Reason = Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="Why
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def _reachable(config: Path | None, bootstrap: str | None, policy: str) -> Settings:
+def reachable(config: Path | None, bootstrap: str | None, policy: str) -> Settings:
     """The settings, if they have the policy, once a broker has answered and has the topics."""
     from streams import topics
     from streams.settings_policy import UnknownPolicyError
@@ -58,7 +58,7 @@ def _plain(verb: str) -> Callable[..., None]:
         reason: Reason = "",
         json: Json = False,
     ) -> None:
-        _say(_reachable(config, bootstrap, policy), policy, verb, arm, reason, json)
+        _say(reachable(config, bootstrap, policy), policy, verb, arm, reason, json)
 
     return command
 
@@ -78,7 +78,7 @@ def remove(
     yes: Yes = False,
 ) -> None:
     """Take an arm out of the snapshots. Its sums are kept, and `arm add` brings it back with them."""
-    settings = _reachable(config, bootstrap, policy)
+    settings = reachable(config, bootstrap, policy)
     if not yes:
         typer.confirm(
             f"Remove arm {arm} of {policy} at {settings.bootstrap}? No client chooses it any more, and it does not inform the prior",
@@ -99,7 +99,7 @@ def rename(
     json: Json = False,
 ) -> None:
     """Give an arm another name, or merge it into another arm: its sums count for the new name. `arm add` takes it back."""
-    _say(_reachable(config, bootstrap, policy), policy, "rename", arm, reason, json, new)
+    _say(reachable(config, bootstrap, policy), policy, "rename", arm, reason, json, new)
 
 
 @app.command()
@@ -113,7 +113,7 @@ def reset(
     yes: Yes = False,
 ) -> None:
     """Announce that an arm is another than it was (a new creative): it is its prior again. Cannot be taken back."""
-    settings = _reachable(config, bootstrap, policy)
+    settings = reachable(config, bootstrap, policy)
     if not yes:
         typer.confirm(
             f"Reset arm {arm} of {policy} at {settings.bootstrap}? What was learned of it so far is not believed any more",
@@ -128,5 +128,5 @@ def list_(policy: Policy, config: Config = None, bootstrap: Bootstrap = None, js
     """Print each arm's state, with its count and mean reward in the newest snapshot."""
     from streams import arms
 
-    rows = arms.listed(_reachable(config, bootstrap, policy), policy)
+    rows = arms.listed(reachable(config, bootstrap, policy), policy)
     print_json({"policy": policy, "arms": rows}) if json else print_rows(rows, title=f"arms of {policy}")

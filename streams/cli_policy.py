@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streams import cli_promotion
 from streams.cli_options import (
     Bootstrap,
     Config,
@@ -20,7 +21,10 @@ from streams.cli_options import (
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-app = typer.Typer(help="Look at a policy, or take it back to an older snapshot.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at a policy, try changes of it, or take it back to an older snapshot.", no_args_is_help=True
+)
+cli_promotion.register(app)
 
 Policy = Annotated[str, typer.Argument(help="Name of the policy, as in the settings.")]
 
@@ -54,15 +58,28 @@ def history(policy: Policy, config: Config = None, bootstrap: Bootstrap = None, 
 @app.command()
 def rollback(
     policy: Policy,
-    version: Annotated[int, typer.Argument(min=0, help="The version to go back to, from `policy history`.")],
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            min=0,
+            help="The version to go back to, from `policy history`; left out, the candidate or the last promotion goes.",
+        ),
+    ] = None,
+    reason: cli_promotion.Reason = "",
     config: Config = None,
     bootstrap: Bootstrap = None,
     json: Json = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Publish an old snapshot under a new version and hold it; version 0 releases it. Sums and history are kept."""
+    """Publish an old snapshot under a new version and hold it; version 0 releases it. Sums and history are kept.
+
+    Without a version: end what is tried, or where nothing is, take back the last promotion or override.
+    """
     from streams import snapshots
 
+    if version is None:
+        cli_promotion.take_back(policy, config=config, bootstrap=bootstrap, reason=reason, json=json, yes=yes)
+        return
     settings = _reachable(settings_from(config, bootstrap))
     snapshots.show(settings, policy)  # a name that is none is told before the question
     if not yes:

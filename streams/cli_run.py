@@ -17,6 +17,7 @@ class Role(StrEnum):
 
     learner = "learner"
     publisher = "publisher"
+    attributor = "attributor"
 
 
 def demo(
@@ -39,7 +40,7 @@ def demo(
 
 def worker(
     roles: Annotated[
-        list[Role] | None, typer.Argument(metavar="ROLE", help="learner, publisher; both if none is given.")
+        list[Role] | None, typer.Argument(metavar="ROLE", help="learner, publisher, attributor; all if none is given.")
     ] = None,
     role: Annotated[list[Role] | None, typer.Option("--role", help="The same as an option; repeatable.")] = None,
     metrics_port: Annotated[
@@ -51,7 +52,7 @@ def worker(
     config: Config = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Run a learner (joins and sums), a publisher (snapshots), or both, until it is told to stop."""
+    """Run a learner (joins and sums), a publisher (snapshots), an attributor (conversions by unit, if a policy takes them), or all, until it is told to stop."""
     settings = settings_from(config, bootstrap, metrics_port=metrics_port, instance_id=instance_id)
     if not settings.policies:
         from streams.settings import SettingsError
@@ -62,8 +63,17 @@ def worker(
     from streams import topics
 
     end_with(topics.check(settings))
-    chosen = [*(roles or ()), *(role or ())] or list(Role)
-    if Role.learner not in chosen:  # a learner finds out when it recovers
+    chosen = [*(roles or ()), *(role or ())] or [
+        one for one in Role if one is not Role.attributor or settings.attributing
+    ]
+    if Role.attributor in chosen and not settings.attributing:
+        from streams.settings import SettingsError
+
+        raise SettingsError(
+            "attribution: an attributor needs a policy that attributes conversions; add a table [policies.NAME.attribution] with kinds "
+            "and window_s"
+        )
+    if Role.publisher in chosen and Role.learner not in chosen:  # a learner finds out when it recovers
         from streams.sums import read_states
 
         read_states(settings)

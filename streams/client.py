@@ -7,36 +7,51 @@
         client.log_click(decision.decision_id, "top")
 
 A decision reads one attribute and computes; it never waits for Kafka. Without a snapshot, or with one that is too old,
-the fallback decides.
+the fallback decides. Deciding and logging never wait, so that a coroutine calls them as they are; what waits is awaited::
+
+    async with PolicyClient(settings) as client:
+        await client.wait_ready_async(10)
+        shown = client.decide_slots("front", context, slots=["top", "side"], unit="u1")
+        client.log_impressions(shown)
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.arms import showable
-from policies.decide import Kind, decide, law
+from policies.decide import Kind, decide
+from policies.decide_split import decide_split, split_key, split_law
 from policies.explain import explain
 from streams.contexts import vector
+from streams.conversions import Conversion
+from streams.drawing import OfThreads
 from streams.events import Codec, Impression, Outcome
+from streams.filling import NOTHING, Filler, Place
 from streams.following import Follower
+from streams.modes import LOGGING, deciding, logs_only
+from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
+from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from policies.canary import Group
     from policies.explain import Explanation
     from policies.features import Value
     from policies.snapshot import Snapshot
     from streams.delivery import Delivery, Stats
+    from streams.filling import Filled
     from streams.settings import Settings
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,6 +60,12 @@ Fallback = Literal["uniform"] | Sequence[str]
 
 ALL_HIDDEN = "every candidate is paused or gone"
 """Reason of a decision that had no arm to choose."""
+
+
+class NothingToShow(RuntimeError):  # noqa: N818 - as NoSnapshot
+    """Rules, caps or budgets leave no arm for the slot: leave it empty. `decide_slots` returns an empty slot instead."""
+
+    retriable = False
 
 
 class NoSnapshot(RuntimeError):  # noqa: N818 - reads as what it says: except NoSnapshot
@@ -60,12 +81,14 @@ class Decision:
     Attributes:
         propensity: the probability with which `arm` was drawn.
         propensity_kind: "exact", or "estimate" where so many arms could win that it was estimated without bias.
-        snapshot: version decided from, None for a fallback.
-        context: (d,) as it was given.
+        snapshot: version decided from, None for a fallback, or where another policy decided.
+        context: (d,) as it was given; rounded to half precision where the policy has tokens.
         candidates: the K arms that could have been chosen.
         probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
         ts: time of the decision in ms UTC.
         reason: why the fallback decided, None where the snapshot did.
+        token: to send back with outcomes, so that they count after the impression is forgotten; None where the policy has none.
+        group: who decided where decisions are shared out (policies/canary.py); `propensity` and `probabilities` are marginal over it.
     """
 
     decision_id: str
@@ -81,6 +104,70 @@ class Decision:
     unit: str | None = None
     propensity_kind: Kind = "exact"
     reason: str | None = None
+    token: str | None = None
+    group: Group | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsDecision:
+    """Arms for K slots of one page, and all that their impressions have to say; see `policies.allocation` for what is logged.
+
+    Attributes:
+        slots: names of the slots.
+        arms: of each, None where it stays empty.
+        propensity: marginal probability of each slot's arm, whatever the others show; of an empty slot, that it stays empty.
+        propensity_kind: of all of them.
+        snapshot: version decided from, None for a fallback.
+        context: (d,), or (K, d) where slots have features of their own.
+        candidates: the N arms that could have been chosen.
+        probabilities: (K, N) marginal probability of every arm in every slot, None beside an estimate.
+        ts: time of the decision in ms UTC.
+        reason: why the fallback decided, None where the snapshot did.
+        tokens: of each slot, None where it is empty or the policy has none; empty without any.
+        groups: who decided, where decisions are shared out, of the slot that tells it (policies/slots_split.py); empty else.
+    """
+
+    decision_id: str
+    policy: str
+    slots: tuple[str, ...]
+    arms: tuple[str | None, ...]
+    propensity: tuple[float, ...]
+    snapshot: int | None
+    context: FloatArray
+    candidates: tuple[str, ...]
+    probabilities: FloatArray | None
+    ts: int
+    unit: str | None = None
+    propensity_kind: Kind = "exact"
+    reason: str | None = None
+    tokens: tuple[str | None, ...] = ()
+    groups: tuple[Group | None, ...] = ()
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """One for each slot that is filled."""
+        return tuple(self._of(place, arm) for place, arm in enumerate(self.arms) if arm is not None)
+
+    def _of(self, place: int, arm: str) -> Decision:
+        return Decision(
+            decision_id=self.decision_id,
+            policy=self.policy,
+            slot=self.slots[place],
+            arm=arm,
+            propensity=self.propensity[place],
+            snapshot=self.snapshot,
+            context=self.context if self.context.ndim == 1 else self.context[place],
+            candidates=self.candidates,
+            probabilities=None if self.probabilities is None else self.probabilities[place],
+            ts=self.ts,
+            unit=self.unit,
+            propensity_kind=self.propensity_kind,
+            reason=self.reason,
+            token=self.tokens[place] if self.tokens else None,
+            group=self.groups[place] if self.groups else None,
+        )
+
+    group: Group | None = None
 
 
 class PolicyClient:
@@ -96,7 +183,7 @@ class PolicyClient:
         codec: how events are written: "json", "msgpack", or "columns" for many events in one record.
         queue_rows: bound on the events that wait for Kafka; see `EventProducer`.
         clock: seconds since the epoch.
-        rng: draws the arms.
+        rng: seeds the generators that draw the arms, one for each thread.
         new_id: gives decision ids; they must not repeat, in other processes either.
         on_snapshot: called in the background thread after a swap. Must not raise.
         on_delivery: see `EventProducer`.
@@ -123,9 +210,11 @@ class PolicyClient:
         self._max_age_s = settings.snapshot_max_age_s if max_age_s is None else max_age_s
         self._codec: Codec = codec
         self._clock = clock
-        self._rng = np.random.default_rng() if rng is None else rng
+        self._draws = OfThreads(np.random.default_rng() if rng is None else rng)
+        self._filler = Filler(settings.policies)
         self._new_id = new_id
         self._on_snapshot = on_snapshot
+        self._tokens = TokenDesk(settings)
         self._snapshots: dict[str, Snapshot] = {}
         self._arrived = threading.Condition()
         self._producer = EventProducer(settings, codec=codec, queue_rows=queue_rows, on_delivery=on_delivery)
@@ -190,6 +279,7 @@ class PolicyClient:
         slot: str,
         unit: str | None = None,
         decision_id: str | None = None,
+        request: Mapping[str, Value] = NOTHING,
     ) -> Decision:
         """Choose an arm for a slot.
 
@@ -205,29 +295,57 @@ class PolicyClient:
             slot: name of the place.
             unit: who sees it, if that is logged.
             decision_id: None makes a new one. Decisions for several slots of one page may share it.
+            request: as `decide_slots` takes it. A policy with terms of slots or arms, in the settings or the snapshot, decides one
+                slot as it decides several.
 
         Raises:
+            NothingToShow: such terms leave no arm for the slot.
             NoSnapshot: the fallback decides and has no arm to choose.
             FeatureError: a feature that the policy does not have, or that is missing; or the snapshot was learned from
                 features other than those of the settings.
-            ValueError: the context has another length or a number that is not finite; no candidate, or one twice.
+            ValueError: the context has another length or a number that is not finite; no candidate, or one twice; a number or name that
+                has no place in a token.
         """
+        snapshot = deciding(self._settings, policy, self._snapshots.get)
+        if request or self._filler.governs(policy, snapshot):
+            return self._alone(
+                self.decide_slots(
+                    policy, context, candidates, slots=(slot,), unit=unit, request=request, decision_id=decision_id
+                )
+            )
         now_s = self._clock()
-        snapshot = self._snapshots.get(policy)
         x = self._vector(policy, context, snapshot)
         chances: FloatArray | None
         kind: Kind = "exact"
+        group: Group | None = None
+        name, ts = self._new_id() if decision_id is None else decision_id, int(now_s * 1000)
         reason = self._unusable(policy, snapshot, candidates, now_s)
         if snapshot is not None and reason is None:
-            choice = decide(snapshot, x, candidates, rng=self._rng)
-            arm, propensity, version = choice.arm, choice.propensity, snapshot.version
+            rng = self._draws.mine()
+            if snapshot.splits:
+                choice, group = decide_split(snapshot, x, candidates, key=split_key(name, slot), rng=rng)
+            else:
+                choice = decide(snapshot, x, candidates, rng=rng)
+            arm, propensity = choice.arm, choice.propensity
+            version = snapshot.version if snapshot.policy == policy else None
             among, chances, kind = choice.candidates, choice.probabilities, choice.propensity_kind
         else:
             among = self._known_arms(policy, candidates, snapshot)
             arm, chances = self._fall_back(policy, among, must=reason == ALL_HIDDEN)
             propensity, version = float(chances[among.index(arm)]), None
+        token = self._tokens.token(
+            policy,
+            decision_id=name,
+            slot=slot,
+            arm=arm,
+            propensity=propensity,
+            estimated=kind == "estimate",
+            snapshot=version,
+            context=x,
+            ts=ts,
+        )
         return Decision(
-            decision_id=self._new_id() if decision_id is None else decision_id,
+            decision_id=name,
             policy=policy,
             slot=slot,
             arm=arm,
@@ -236,11 +354,108 @@ class PolicyClient:
             context=x,
             candidates=tuple(among),
             probabilities=chances,
-            ts=int(now_s * 1000),
+            ts=ts,
             unit=unit,
             propensity_kind=kind,
             reason=reason,
+            token=token,
+            group=group,
         )
+
+    def decide_slots(
+        self,
+        policy: str,
+        context: Sequence[float] | FloatArray | Mapping[str, Value],
+        candidates: Sequence[str] | None = None,
+        *,
+        slots: Sequence[str],
+        unit: str | None = None,
+        request: Mapping[str, Value] = NOTHING,
+        decision_id: str | None = None,
+    ) -> SlotsDecision:
+        """Choose arms for the slots of a page together; a slot stays empty where nothing may be shown in it.
+
+        Paused and gone arms, those that rules, caps and closed budgets take away, are never shown, by the fallback neither.
+
+        Args:
+            policy, candidates, decision_id: as `decide` takes them.
+            context: as `decide` takes it, or (K, d) where slots have features of their own; each slot logs its own.
+            slots: names of the K places, each once.
+            unit: who sees them; needed for frequency caps, which count what `log_impression` logs of this client.
+            request: fields that eligibility rules compare, of the policy's `request_fields`.
+
+        Raises:
+            NoSnapshot: the fallback decides and knows no arm.
+            FeatureError: as `decide`.
+            ValueError: no slot or one twice, a field that is not declared, or what `decide` refuses.
+        """
+        now_s = self._clock()
+        snapshot = deciding(self._settings, policy, self._snapshots.get)
+        x = self._vector(policy, context, snapshot)
+        name = self._new_id() if decision_id is None else decision_id
+        place = Place(
+            slots=_distinct(slots),
+            candidates=None if candidates is None else tuple(candidates),
+            unit=unit,
+            request=self._filler.request(policy, request),
+            now_ms=int(now_s * 1000),
+            key=name,
+        )
+        reason = self._unusable(policy, snapshot, None, now_s)
+        reason = None if reason == ALL_HIDDEN else reason
+        rng = self._draws.mine()
+        if snapshot is not None and reason is None:
+            filled = self._filler.fill(policy, snapshot, x, place, rng=rng)
+        else:
+            filled = self._fill_back(policy, snapshot, place, rng)
+        own = snapshot is not None and reason is None and snapshot.policy == policy
+        version = snapshot.version if snapshot is not None and own else None
+        tokens = self._tokens.of_slots(
+            policy,
+            decision_id=name,
+            slots=place.slots,
+            arms=filled.arms,
+            propensity=filled.propensity,
+            estimated=filled.kind == "estimate",
+            snapshot=version,
+            context=x,
+            ts=place.now_ms,
+        )
+        return SlotsDecision(
+            decision_id=name,
+            policy=policy,
+            slots=place.slots,
+            arms=filled.arms,
+            propensity=filled.propensity,
+            snapshot=version,
+            context=x,
+            candidates=filled.names,
+            probabilities=filled.probabilities,
+            ts=place.now_ms,
+            unit=unit,
+            propensity_kind=filled.kind,
+            reason=reason,
+            tokens=tokens,
+            groups=filled.groups,
+        )
+
+    def _fill_back(self, policy: str, snapshot: Snapshot | None, place: Place, rng: np.random.Generator) -> Filled:
+        among = self._known_arms(policy, place.candidates, snapshot)
+        ranked = None if self._fallback == "uniform" else self._fallback
+        if not among or not (ranked is None or set(ranked) & set(among)):
+            raise NoSnapshot(
+                f"policy {policy!r} has no usable snapshot ({self.error or 'none is recent enough'}) and the fallback "
+                f"{self._fallback!r} finds no arm among {list(among)}; pass candidates, or list arms in the settings"
+            )
+        return self._filler.fall_back(policy, snapshot, replace(place, candidates=among), rng=rng, ranked=ranked)
+
+    def _alone(self, decided: SlotsDecision) -> Decision:
+        if not decided.decisions:
+            raise NothingToShow(
+                f"policy {decided.policy!r}, slot {decided.slots[0]!r}: paused arms, rules, caps, budgets or the reserve leave "
+                "nothing to show; leave the slot empty"
+            )
+        return decided.decisions[0]
 
     def propensities(
         self,
@@ -258,7 +473,7 @@ class PolicyClient:
         """
         snapshot = self._followed(policy)
         names = snapshot.names if candidates is None else tuple(candidates)
-        p = law(snapshot, self._vector(policy, context, snapshot), candidates)
+        p = split_law(snapshot, self._vector(policy, context, snapshot), candidates)
         return dict(zip(names, p.tolist(), strict=True))
 
     def explain(
@@ -289,6 +504,8 @@ class PolicyClient:
         self, policy: str, snapshot: Snapshot | None, candidates: Sequence[str] | None, now_s: float
     ) -> str | None:
         """Why the snapshot cannot decide, None if it can."""
+        if logs_only(self._settings, policy, snapshot):
+            return LOGGING
         if snapshot is None:
             return f"policy {policy!r} has no snapshot"
         if self._too_old(snapshot, now_s):
@@ -299,7 +516,7 @@ class PolicyClient:
     def _vector(
         self, policy: str, context: Sequence[float] | FloatArray | Mapping[str, Value], snapshot: Snapshot | None
     ) -> FloatArray:
-        return vector(self._settings, policy, context, snapshot)
+        return self._tokens.rounded(policy, vector(self._settings, policy, context, snapshot))
 
     def _too_old(self, snapshot: Snapshot, now_s: float) -> bool:
         return self._max_age_s is not None and now_s - snapshot.time_ms / 1000 > self._max_age_s
@@ -320,7 +537,7 @@ class PolicyClient:
     def _fall_back(self, policy: str, among: tuple[str, ...], *, must: bool) -> tuple[str, FloatArray]:
         """An arm and the law; `must` takes any arm where a ranked list has none."""
         if self._fallback == "uniform" and among:
-            return among[int(self._rng.integers(len(among)))], np.full(len(among), 1 / len(among))
+            return among[int(self._draws.mine().integers(len(among)))], np.full(len(among), 1 / len(among))
         for arm in () if self._fallback == "uniform" else self._fallback:
             if arm in among:
                 return arm, np.array([float(other == arm) for other in among])
@@ -331,12 +548,15 @@ class PolicyClient:
             f"{self._fallback!r} finds no arm among {list(among)}; pass candidates, or list arms in the settings"
         )
 
-    def log_impression(self, decision: Decision, *, ts: int | None = None, tag: object = None) -> None:
+    def log_impression(
+        self, decision: Decision, *, ts: int | None = None, cost: float | None = None, tag: object = None
+    ) -> None:
         """Queue the impression of a decision that was shown.
 
         Args:
             decision: from `decide`.
-            ts: event time in ms UTC; None is the time of the decision.
+            ts: event time in ms UTC; None is the time of the decision, which its token says, too.
+            cost: what it costs, 0 to 1e30, as an auction has it; None is what the settings say (docs/budgets.md).
             tag: given back by `on_delivery`.
 
         Raises:
@@ -351,12 +571,25 @@ class PolicyClient:
                 arm=decision.arm,
                 propensity=decision.propensity,
                 propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
+                group=decision.group,
                 context=_logged(decision.context, self._codec),
                 ts=decision.ts if ts is None else ts,
                 unit=decision.unit,
+                cost=cost,
             ),
             tag=tag,
         )
+        shown_ms = decision.ts if ts is None else ts
+        self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=shown_ms)
+
+    def log_impressions(self, decided: SlotsDecision, *, ts: int | None = None, tag: object = None) -> None:
+        """Queue an impression for each slot that is filled; arguments as `log_impression`.
+
+        Raises:
+            QueueFull: some were not taken; logging all of them again is harmless, as an impression counts once.
+        """
+        for decision in decided.decisions:
+            self.log_impression(decision, ts=ts, tag=tag)
 
     def log_click(
         self,
@@ -367,6 +600,9 @@ class PolicyClient:
         kind: str = "click",
         ts: int | None = None,
         *,
+        cost: float | None = None,
+        of: str | None = None,
+        token: str | None = None,
         tag: object = None,
     ) -> None:
         """Queue an outcome of a decision.
@@ -374,23 +610,72 @@ class PolicyClient:
         Args:
             decision_id: of the decision.
             slot: of the decision.
-            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts.
-            value: multiplied by the policy's worth of the kind.
-            kind: one of the policy's `outcomes`.
+            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts, or with `of`
+                one of each kind for that outcome.
+            value: multiplied by the policy's worth of the kind; of a refund, how much of the other outcome's value it takes back.
+            kind: one of the policy's `outcomes`, its viewable event, or "retraction", "refund", "invalid" (docs/outcomes.md).
             ts: event time in ms UTC; None is now.
+            cost: what it costs, 0 to 1e30; None is what the settings say (docs/budgets.md).
+            of: `outcome_id` of the outcome that a retraction or a refund takes back.
+            token: that came with the decision, so that the outcome counts though its impression is forgotten.
+            tag: given back by `on_delivery`.
+
+        Raises:
+            QueueFull: it was not taken; the caller decides whether to try again.
+            ValueError: a retraction or a refund of nothing, of itself, or of less than 0.
+        """
+        outcome_id = default_id(kind, of) if outcome_id is None else outcome_id
+        wrong = back_reason(kind, outcome_id, of, value)
+        if wrong is not None:
+            raise ValueError(wrong)
+        self._producer.outcome(
+            Outcome(
+                decision_id=decision_id,
+                slot=slot,
+                outcome_id=outcome_id,
+                kind=kind,
+                value=value,
+                ts=int(self._clock() * 1000) if ts is None else ts,
+                cost=cost,
+                of=of,
+                token=token,
+            ),
+            tag=tag,
+        )
+
+    def log_conversion(
+        self,
+        unit: str,
+        conversion_id: str,
+        kind: str,
+        value: float = 1.0,
+        ts: int | None = None,
+        *,
+        policy: str | None = None,
+        tag: object = None,
+    ) -> None:
+        """Queue something that a unit did, without saying after which decision: `attribution` of the policies decides that.
+
+        Args:
+            unit: as it was given to `decide`.
+            conversion_id: conversions with the same id count once.
+            kind: one of the `attribution.kinds` of a policy.
+            value: multiplied by the policy's worth of the kind.
+            ts: event time in ms UTC; None is now.
+            policy: the only one whose decisions may get it; None is any that attributes the kind.
             tag: given back by `on_delivery`.
 
         Raises:
             QueueFull: it was not taken; the caller decides whether to try again.
         """
-        self._producer.outcome(
-            Outcome(
-                decision_id=decision_id,
-                slot=slot,
-                outcome_id=kind if outcome_id is None else outcome_id,
+        self._producer.conversion(
+            Conversion(
+                unit=unit,
+                conversion_id=conversion_id,
                 kind=kind,
                 value=value,
                 ts=int(self._clock() * 1000) if ts is None else ts,
+                policy=policy,
             ),
             tag=tag,
         )
@@ -406,6 +691,24 @@ class PolicyClient:
         finally:
             self._follower.close()
 
+    async def wait_ready_async(self, timeout_s: float, *, policy: str | None = None) -> None:
+        """`wait_ready` for coroutines."""
+        await asyncio.to_thread(self.wait_ready, timeout_s, policy=policy)
+
+    async def flush_async(self, timeout_s: float = 30.0) -> None:
+        """`flush` for coroutines."""
+        await asyncio.to_thread(self.flush, timeout_s)
+
+    async def close_async(self, timeout_s: float = 10.0) -> None:
+        """`close` for coroutines."""
+        await asyncio.to_thread(self.close, timeout_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close_async()
+
     def __enter__(self) -> Self:
         return self
 
@@ -413,6 +716,12 @@ class PolicyClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _distinct(slots: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(slots, str) or not slots or len(set(slots)) != len(slots):
+        raise ValueError(f"slots are {slots!r}; must be a list of at least one name, each once")
+    return tuple(slots)
 
 
 def _logged(context: FloatArray, codec: Codec) -> list[float] | bytes:

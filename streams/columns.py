@@ -8,10 +8,13 @@ both                      ``v`` 1, ``type`` "impression" or "outcome", ``n``, ``
                           ``slots`` [names], ``slot`` u4, ``ts`` i8 (ms UTC)
 impression                ``policy`` (one a batch), ``arms`` [names], ``arm`` u4, ``propensity`` f8,
                           ``snapshot`` i8 (-1: none), ``dimension``, ``dtype`` "<f4" or "<f8", ``context`` n*dimension values
-if any row has one        ``propensity_kind`` [n "estimate" or null], ``unit`` [n strings or null], which is read where a policy limits
-                          its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
+if any row has one        ``propensity_kind`` [n "estimate" or null], ``group`` [n names of groups or null], ``unit`` [n strings or null],
+                          which is read where a policy limits its units; ``candidates`` [n lists or null], ``explore`` [n values or null] are kept for audit,
                           the learner passes over them
 outcome                   ``outcome_id`` [n strings], ``kinds`` [names], ``kind`` u4, ``value`` f8
+both, if any row has one  ``cost`` f8 (NaN: none)
+if any row has one        ``of`` [n strings or null], the outcomes that retractions and refunds take back
+if any row has one        ``token`` [n strings or null]
 ========================  ==========================================================================================
 
 The record has no key and goes to an explicit partition: the one that murmur2 of every row's decision id names. New columns
@@ -28,6 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.events import COLUMNS_MAGIC, VERSION, EventError, Impression, Outcome
+
+AUDITED = ("candidates", "unit", "explore", "propensity_kind", "group")
+"""Optional columns of impressions."""
 
 
 class ImpressionColumns(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +114,8 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
         dtype="<f4" if exact else "<f8",
         context=x.astype("<f4" if exact else "<f8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | _audited(events))
+    given = _given(events, *AUDITED) | _costs(events)
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | given)
 
 
 def encode_outcomes(events: Sequence[Outcome]) -> bytes:
@@ -127,7 +134,8 @@ def encode_outcomes(events: Sequence[Outcome]) -> bytes:
         value=np.array([event.value for event in events], "<f8").tobytes(),
         ts=np.array([event.ts for event in events], "<i8").tobytes(),
     )
-    return COLUMNS_MAGIC + msgspec.msgpack.encode(batch)
+    given = _given(events, "of", "token") | _costs(events)
+    return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | given)
 
 
 def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.generic]:
@@ -138,13 +146,18 @@ def column(buffer: bytes, dtype: str, n: int, name: str) -> npt.NDArray[np.gener
     return np.frombuffer(buffer, dtype)
 
 
-def _audited(events: Sequence[Impression]) -> dict[str, list[Any]]:
+def _given(events: Sequence[Impression | Outcome], *optional: str) -> dict[str, list[Any]]:
     """The optional columns that any row has something in."""
-    columns = {
-        name: [getattr(event, name) for event in events]
-        for name in ("candidates", "unit", "explore", "propensity_kind")
-    }
+    columns = {name: [getattr(event, name) for event in events] for name in optional}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+
+
+def _costs(events: Sequence[Impression | Outcome]) -> dict[str, bytes]:
+    """The column of costs, if any row has one."""
+    costs = [event.cost for event in events]
+    if all(cost is None for cost in costs):
+        return {}
+    return {"cost": np.array([np.nan if cost is None else cost for cost in costs], "<f8").tobytes()}
 
 
 def _context(context: list[float] | bytes) -> npt.NDArray[np.float64]:

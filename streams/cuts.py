@@ -26,6 +26,7 @@ class Cut:
         oldest: first offset that something pending needs, by side.
         waiting: places of the waiting outcomes, packed (streams/waiting.py).
         expired: places of the impressions that came too late and count for no unit (streams/units.py), packed; empty is none.
+        token_floor: hours of decisions below it were let go of (streams/token_store.py).
     """
 
     offsets: Mapping[Side, int]
@@ -33,6 +34,7 @@ class Cut:
     oldest: Mapping[Side, int]
     waiting: bytes
     expired: bytes = b""
+    token_floor: int = 0
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -43,6 +45,7 @@ class Cut:
             "oldest": dict(self.oldest),
             "waiting": self.waiting,
             "expired": self.expired,
+            **({"token_floor": self.token_floor} if self.token_floor else {}),
         }
 
     @property
@@ -59,6 +62,7 @@ def read_cut(record: Mapping[str, Any]) -> Cut:
         oldest=record["oldest"],
         waiting=record["waiting"],
         expired=record.get("expired", b""),
+        token_floor=record.get("token_floor", 0),
     )
 
 
@@ -79,6 +83,10 @@ class Cuts:
         if cut.place != self.newest.place:
             self.number += 1
         self._kept[self.number] = cut
+
+    def at(self, base: int | None) -> Cut:
+        """The cut of that number, the newest for None."""
+        return self._kept[self.number if base is None else min(base, self.number)]
 
     def since(self, base: int | None) -> dict[str, Any]:
         """What a checkpoint record says of ``base`` and the cuts after it, and forgets those before; nothing if all is written."""

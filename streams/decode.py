@@ -16,6 +16,8 @@ from streams import decode_columns, decode_rows
 from streams.decode_rows import OutcomeRow, PolicyRules, Rules
 from streams.decoded import Click, Dead, Impressions, Names, Record, row_keys
 from streams.events import CONTENT_TYPE, Codec, EventError, codec_of
+from streams.token_check import TokenCheck
+from streams.tokens import TokenError
 from streams.validation import latest_ms, outcome_reason, valid
 
 COLUMNS = ("key", "slot", "arm", "ts", "offset", "row", "snapshot", "propensity", "x", "flags")
@@ -24,14 +26,24 @@ COLUMNS = ("key", "slot", "arm", "ts", "offset", "row", "snapshot", "propensity"
 class Decoder:
     """Decodes the records of one worker: holds the numbering of arms and slots.
 
-    ``policies`` maps a policy's name to its rules (model, dimension); ``kinds`` are the outcomes that any policy lists.
+    ``policies`` maps a policy's name to its rules (model, dimension); ``kinds`` are the outcomes that any policy lists; ``tokens``
+    reads the outcomes' tokens, which are passed over without it; ``attributing`` are the policies whose clicks conversions are
+    attributed to.
     """
 
-    def __init__(self, policies: Mapping[str, Rules], *, kinds: Iterable[str]) -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, Rules],
+        *,
+        kinds: Iterable[str],
+        tokens: TokenCheck | None = None,
+        attributing: Iterable[str] = (),
+    ) -> None:
+        self._tokens = tokens
         self.kinds = frozenset(kinds)
         self.slots = Names()
         self.arms: dict[str, Names] = {policy: Names() for policy in policies}
-        self._policies = PolicyRules(policies)
+        self._policies = PolicyRules(policies, attributing)
 
     def impressions(self, records: Sequence[Record]) -> tuple[list[Impressions], list[Dead]]:
         """Validated impressions by policy, and what could not be used.
@@ -78,6 +90,13 @@ class Decoder:
             if reason is not None:
                 dead.append(Dead(record, reason, number))
                 continue
+            brought = None
+            if row.token is not None and self._tokens is not None:
+                try:
+                    brought = self._tokens.brought(row, latest_ms(record), arms=self.arms, slots=self.slots)
+                except TokenError as error:
+                    dead.append(Dead(record, f"token: {error}", number, token=error.what))
+                    continue
             yield Click(
                 key,
                 row.decision_id,
@@ -89,6 +108,9 @@ class Decoder:
                 record.offset,
                 record,
                 number or 0,
+                row.cost,
+                row.of,
+                brought,
             )
 
 
@@ -156,16 +178,21 @@ def _stretches(groups: list[Impressions]) -> Iterable[Impressions]:
 
 def select(group: Impressions, rows: object) -> Impressions:
     """Some rows of a batch."""
-    names = COLUMNS if group.unit is None else (*COLUMNS, "unit")
-    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in names})
+    return Impressions(policy=group.policy, **{name: getattr(group, name)[rows] for name in _columns_of(group)})
+
+
+def _columns_of(group: Impressions, *without: str) -> tuple[str, ...]:
+    optional = (name for name in ("unit", "person", "cost") if name not in without and getattr(group, name) is not None)
+    return (*COLUMNS, *optional)
 
 
 def _concatenated(parts: list[Impressions]) -> Impressions:
-    limited = parts[0].unit is not None
-    names = (*COLUMNS, "unit") if limited else COLUMNS
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _columns_of(parts[0], "cost")}
+    if any(part.cost is not None for part in parts):
+        costs = [np.full(len(part.ts), np.nan) if part.cost is None else part.cost for part in parts]
+        columns["cost"] = np.concatenate(costs)
     whole = Impressions(policy=parts[0].policy, **columns)
-    return _in_order(whole) if limited else whole
+    return whole if whole.unit is None else _in_order(whole)
 
 
 def _in_order(group: Impressions) -> Impressions:

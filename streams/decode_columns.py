@@ -10,25 +10,33 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.columns import ImpressionColumns, OutcomeColumns, column
-from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules
-from streams.decoded import Dead, Names, Record, estimate_flags
+from streams.decode_rows import UNREADABLE, OutcomeRow, PolicyRules, with_units
+from streams.decoded import Dead, Names, Record, estimate_flags, group_flags
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.validation import Raw, dimension_reason, version_reason
 
 
 class _Columns(ImpressionColumns, frozen=True, kw_only=True):
     propensity_kind: list[Any] | None = None
+    cost: bytes | None = None
+    group: list[Any] | None = None
 
 
 class _UnitColumns(_Columns, frozen=True, kw_only=True):
     unit: list[str | None] | None = None
 
 
+class _OutcomeColumns(OutcomeColumns, frozen=True, kw_only=True):
+    cost: bytes | None = None
+    of: list[str | None] | None = None
+    token: list[str | None] | None = None
+
+
 _IMPRESSIONS: dict[bool, msgspec.msgpack.Decoder[Any]] = {  # by whether units are read
     False: msgspec.msgpack.Decoder(_Columns),
     True: msgspec.msgpack.Decoder(_UnitColumns),
 }
-_OUTCOMES = msgspec.msgpack.Decoder(OutcomeColumns)
+_OUTCOMES = msgspec.msgpack.Decoder(_OutcomeColumns)
 
 
 class _Part(NamedTuple):
@@ -54,8 +62,8 @@ def impressions(
         if part.batch.n:
             together.setdefault((part.batch.policy, part.batch.dtype), []).append(part)
     for (policy, dtype), parts in together.items():
-        units = _named(parts, "unit") if policy in policies.limited else None
-        yield _joined(policy, dtype, parts, policies.dimension(policy), units)
+        units = _named(parts, "unit") if policy in policies.with_units else None
+        yield with_units(_joined(policy, dtype, parts, policies.dimension(policy)), policies, units)
 
 
 def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[OutcomeRow], list[Record], list[int]]:
@@ -76,7 +84,7 @@ def outcomes(records: Sequence[Record], *, dead: list[Dead]) -> tuple[list[Outco
 
 
 def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: Names) -> _Part:
-    batch = _decoded(record, _IMPRESSIONS[bool(policies.limited)], "impression")
+    batch = _decoded(record, _IMPRESSIONS[bool(policies.with_units)], "impression")
     policies.check(batch.policy)
     dimension, n = policies.dimension(batch.policy), batch.n
     if dimension and batch.dimension != dimension:
@@ -86,7 +94,9 @@ def _part(record: Record, policies: PolicyRules, arms: dict[str, Names], slots: 
     column(batch.context, batch.dtype, n * batch.dimension, "context")
     for name, dtype in (("ts", "<i8"), ("snapshot", "<i8"), ("propensity", "<f8")):
         column(getattr(batch, name), dtype, n, name)
-    for name in ("propensity_kind", "unit"):
+    if batch.cost is not None:
+        column(batch.cost, "<f8", n, "cost")
+    for name in ("propensity_kind", "group", "unit"):
         values = getattr(batch, name, None)
         if values is not None and len(values) != n:
             raise EventError(f"column {name!r} has {len(values)} values, n is {n}")
@@ -100,10 +110,11 @@ def _named(parts: list[_Part], name: str) -> list[Any]:
     return [value for part in parts for value in getattr(part.batch, name) or [None] * part.batch.n]
 
 
-def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: list[str | None] | None) -> Raw:
+def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int) -> Raw:
     sizes = np.array([part.batch.n for part in parts])
     n, source = int(sizes.sum()), np.repeat(np.arange(len(parts)), sizes)
     estimated = any(part.batch.propensity_kind for part in parts)
+    shared = any(part.batch.group for part in parts)
 
     def whole(name: str, of: str) -> Any:
         return np.frombuffer(b"".join([getattr(part.batch, name) for part in parts]), of)
@@ -121,20 +132,33 @@ def _joined(policy: str, dtype: str, parts: list[_Part], dimension: int, units: 
         propensity=whole("propensity", "<f8"),
         version=np.full(n, VERSION),
         x=whole("context", dtype).reshape(n, dimension) if dimension else np.zeros((n, 0), np.float32),
-        flags=estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8),
-        unit=units,
+        flags=(estimate_flags(_named(parts, "propensity_kind")) if estimated else np.zeros(n, np.uint8))
+        | (group_flags(_named(parts, "group")) if shared else np.uint8(0)),
+        unit=None,
+        cost=np.concatenate([_costs(part.batch) for part in parts]) if any(part.batch.cost for part in parts) else None,
     )
 
 
-def _outcome_rows(batch: OutcomeColumns) -> list[OutcomeRow]:
-    if len(batch.outcome_id) != batch.n:
-        raise EventError(f"column 'outcome_id' has {len(batch.outcome_id)} values, n is {batch.n}")
+def _costs(batch: Any) -> npt.NDArray[Any]:
+    """(n,) NaN where there is none."""
+    return np.full(batch.n, np.nan) if batch.cost is None else column(batch.cost, "<f8", batch.n, "cost")
+
+
+def _outcome_rows(batch: _OutcomeColumns) -> list[OutcomeRow]:
+    of = [None] * batch.n if batch.of is None else batch.of
+    tokens = [None] * batch.n if batch.token is None else batch.token
+    for name, values in (("outcome_id", batch.outcome_id), ("of", of), ("token", tokens)):
+        if len(values) != batch.n:
+            raise EventError(f"column {name!r} has {len(values)} values, n is {batch.n}")
     slots = [batch.slots[code] for code in _positions(batch.slot, batch.slots, batch.n, "slot").tolist()]
     kinds = [batch.kinds[code] for code in _positions(batch.kind, batch.kinds, batch.n, "kind").tolist()]
     value = column(batch.value, "<f8", batch.n, "value").tolist()
     ts = column(batch.ts, "<i8", batch.n, "ts").tolist()
-    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, strict=True)
-    return [OutcomeRow(d, s, o, t, k, v, batch.v) for d, s, o, t, k, v in columns]
+    costs: list[float | None] = [None] * batch.n
+    if batch.cost is not None:
+        costs = [None if cost != cost else cost for cost in _costs(batch).tolist()]
+    columns = zip(batch.decision_id, slots, batch.outcome_id, ts, kinds, value, costs, of, tokens, strict=True)
+    return [OutcomeRow(d, s, o, t, k, v, batch.v, *more) for d, s, o, t, k, v, *more in columns]
 
 
 def _decoded(record: Record, decoder: msgspec.msgpack.Decoder[Any], kind: str) -> Any:

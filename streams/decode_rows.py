@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Annotated, Any, Protocol
 
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streams.decoded import Dead, Names, Record, estimate_flags
+from streams.decoded import Dead, Names, Record, estimate_flags, group_flags
 from streams.events import VERSION, Codec, EventError
 from streams.validation import Raw, dimension_reason
 
@@ -31,10 +32,15 @@ class Rules(Protocol):
 
 
 class PolicyRules:
-    """The policies by name, what their contexts have to be, and whose units are limited (``limited``; else nobody reads units)."""
+    """The policies by name, what their contexts have to be, whose units are limited, and which attribute conversions.
 
-    def __init__(self, policies: Mapping[str, Rules]) -> None:
+    ``with_units``: of whom units are read at all.
+    """
+
+    def __init__(self, policies: Mapping[str, Rules], attributing: Iterable[str] = ()) -> None:
         self.limited = frozenset(name for name, rules in policies.items() if rules.unit_limit)
+        self.attributing = frozenset(attributing)
+        self.with_units = self.limited | self.attributing
         self._dimension = {name: 0 if rules.model == "beta" else rules.dimension for name, rules in policies.items()}
 
     def check(self, policy: str) -> None:
@@ -58,7 +64,9 @@ class _PackedImpressionRow(msgspec.Struct, gc=False):
     context: bytes | list[float] = b""
     snapshot: Int64 | None = None
     propensity_kind: Any = None
+    group: Any = None
     v: Int64 = VERSION
+    cost: float | None = None
 
 
 class _ImpressionRow(_PackedImpressionRow, gc=False):
@@ -83,6 +91,9 @@ class OutcomeRow(msgspec.Struct, gc=False):
     kind: str = "click"
     value: float = 1.0
     v: Int64 = VERSION
+    cost: float | None = None
+    of: str | None = None
+    token: str | None = None
 
 
 _IMPRESSION: dict[tuple[Codec, bool], Callable[[bytes], Any]] = {  # by codec, and whether units are read
@@ -107,7 +118,7 @@ def impressions(
     dead: list[Dead],
 ) -> Iterable[Raw]:
     """The impressions of records of one codec, by policy."""
-    rows, kept = _each(records, _IMPRESSION[codec, bool(policies.limited)], dead)
+    rows, kept = _each(records, _IMPRESSION[codec, bool(policies.with_units)], dead)
     for policy, rows_of, records_of in _by_policy(rows, kept):
         try:
             policies.check(policy)
@@ -119,8 +130,8 @@ def impressions(
         if dimension and not _all_of_dimension([row.context for row in rows_of], dimension):
             good, good_records = _of_dimension(rows_of, records_of, dimension, policy, dead)
         if good:
-            units = [row.unit for row in good] if policy in policies.limited else None
-            yield _raw(policy, good, good_records, arms[policy], slots, dimension, units)
+            units = [row.unit for row in good] if policy in policies.with_units else None
+            yield with_units(_raw(policy, good, good_records, arms[policy], slots, dimension), policies, units)
 
 
 def outcomes(records: Sequence[Record], codec: Codec, *, dead: list[Dead]) -> tuple[list[OutcomeRow], list[Record]]:
@@ -135,7 +146,6 @@ def _raw(
     arms: Names,
     slots: Names,
     dimension: int,
-    units: list[str | None] | None,
 ) -> Raw:
     return Raw(
         policy=policy,
@@ -150,9 +160,28 @@ def _raw(
         propensity=np.array([row.propensity for row in rows], np.float64),
         version=np.array([row.v for row in rows], np.int64),
         x=_matrix([row.context for row in rows], dimension),
-        flags=estimate_flags([row.propensity_kind for row in rows]),
-        unit=units,
+        flags=estimate_flags([row.propensity_kind for row in rows]) | group_flags([row.group for row in rows]),
+        unit=None,
+        cost=_costs([row.cost for row in rows]),
     )
+
+
+def with_units(raw: Raw, policies: PolicyRules, units: list[str | None] | None) -> Raw:
+    """The rows with their units, where the policy has a use for them."""
+    if units is None:
+        return raw
+    return replace(
+        raw,
+        unit=units if raw.policy in policies.limited else None,
+        person=units if raw.policy in policies.attributing else None,
+    )
+
+
+def _costs(costs: list[float | None]) -> npt.NDArray[np.float64] | None:
+    """(n,) NaN where there is none, None where no row has one; what is given as NaN becomes one that is refused."""
+    if not any(cost is not None for cost in costs):
+        return None
+    return np.array([np.nan if cost is None else cost if cost == cost else -np.inf for cost in costs])
 
 
 def _by_policy(rows: list[Any], records: list[Record]) -> Iterable[tuple[str, list[Any], list[Record]]]:

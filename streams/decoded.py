@@ -10,10 +10,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.canary import CODES
+
 ESTIMATE = 1
 """Flag of an impression: its propensity is an estimate."""
 LIMITED = 2
 """Flag of an impression: its unit had reached the policy's limit, so that it does not learn; the join sets it."""
+
+GROUP_SHIFT, GROUP_BITS = 4, 0x70
+"""Flags of an impression: the code of its group (policies/canary.py), 0 for none."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -36,12 +41,16 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A record, or a row of a columnar record, that cannot be used. ``rows``: how many events it stands for."""
+    """A record, or a row of a columnar record, that cannot be used. ``rows``: how many events it stands for.
+
+    ``token``: what is wrong with its token, in a word, if that is why.
+    """
 
     record: Record
     reason: str
     row: int | None = None
     rows: int = 1
+    token: str | None = None
 
 
 class Names(dict[str, int]):
@@ -87,10 +96,28 @@ class Impressions:
     x: npt.NDArray[np.floating[Any]]  # (n, d) float32 where that is exact, else float64
     flags: npt.NDArray[np.uint8]  # (n,) ESTIMATE or not
     unit: npt.NDArray[np.uint64] | None = None  # (n,) hash of the unit, 0 for none; None where the policy has no limit
+    person: npt.NDArray[np.uint64] | None = (
+        None  # (n,) number of the unit (streams/touches.py); None unless conversions are attributed
+    )
+    cost: Floats | None = None  # (n,) NaN where the event does not say it; None where no event does
+
+
+class Brought(msgspec.Struct, frozen=True, gc=False):
+    """The impression that an outcome's ``token`` tells of; ``arm`` and ``slot`` are numbers of names, ``x`` is (d,) float32."""
+
+    policy: str
+    arm: int
+    slot: int
+    ts: int
+    snapshot: int
+    propensity: float
+    x: npt.NDArray[np.float32]
+    flags: int
+    token: str = ""
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):
-    """One validated outcome. ``ts`` in ms, ``record`` the original for a dead letter."""
+    """One validated outcome. ``ts`` in ms, ``record`` the original for a dead letter, ``brought`` what its token says."""
 
     key: int
     decision_id: str
@@ -102,6 +129,9 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     offset: int
     record: Any
     row: int = 0  # within a columnar record
+    cost: float | None = None  # None where the event does not say it
+    of: str | None = None  # id of the outcome that it takes back
+    brought: Brought | None = None
 
 
 def row_keys(
@@ -137,6 +167,18 @@ def estimate_flags(kinds: Sequence[Any]) -> npt.NDArray[np.uint8]:
     if not any(kinds):
         return np.zeros(len(kinds), np.uint8)
     return np.array([ESTIMATE if kind and kind != "exact" else 0 for kind in kinds], np.uint8)
+
+
+def group_flags(groups: Sequence[Any]) -> npt.NDArray[np.uint8]:
+    """The bits of each group (n,); a group that is not known here is none, and its row tells nothing of any.
+
+    >>> (group_flags([None, "canary", "later"]) >> GROUP_SHIFT).tolist()
+    [0, 2, 0]
+    """
+    if not any(groups):
+        return np.zeros(len(groups), np.uint8)
+    codes = [CODES.get(group, 0) if isinstance(group, str) else 0 for group in groups]
+    return np.array([code << GROUP_SHIFT for code in codes], np.uint8)
 
 
 def _mixed(h: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

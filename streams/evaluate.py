@@ -68,7 +68,7 @@ def compare(
     if len(rows.reward) < LEAST_ROWS:
         raise TooFewRowsError(
             f"the feedback topic has {len(rows.reward)} matured impressions of policy {policy!r} that were chosen by chance, at least "
-            f"{LEAST_ROWS} are needed; an impression matures when window_s + grace_s of event time have passed"
+            f"{LEAST_ROWS} are needed; an impression that counts matures when window_s (or retraction_window_s) + grace_s of event time have passed"
         )
     first, rest = rows.split(share)
     rng = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def _records(settings: Settings, policy: str) -> Iterator[dict[str, Any]]:
 
 
 class Rows:
-    """Matured rows that were drawn with a chance below one, as they are read."""
+    """Matured rows that were drawn with a chance below one and count, as they are read."""
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Any]] = []
@@ -141,8 +141,8 @@ class Rows:
         return self._rows
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take a decoded record of matured rows."""
-        chance = np.flatnonzero(record["propensity"] < 1.0)
+        """Take a decoded record of matured rows, without impressions that never became viewable or were taken back."""
+        chance = np.flatnonzero((record["propensity"] < 1.0) & feedback.counts(record))
         part = {name: record[name][chance] for name in ("impression_ts", "propensity", "reward")}
         part["context"] = record["context"][chance].astype(np.float64)
         part["arm"] = np.array(record["arm"], object)[chance]

@@ -54,7 +54,8 @@ class EventError(ValueError):
 class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One decision that was shown. ``ts`` is event time, ms UTC; ``context`` has the policy's dimension, in any real unit.
 
-    ``propensity_kind`` is ``"estimate"`` where the propensity is a Monte Carlo estimate, absent where it is exact.
+    ``propensity_kind`` is ``"estimate"`` where the propensity is a Monte Carlo estimate, absent where it is exact. ``cost`` is
+    what showing it cost, 0 to 1e30 in the unit of the budgets; without it the settings' own counts (streams/ledgers.py).
     """
 
     v: int = VERSION
@@ -70,10 +71,17 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unit: str | None = None
     explore: Any = None
     propensity_kind: Literal["estimate"] | None = None
+    cost: float | None = None
+    group: Literal["incumbent", "canary", "random", "rest"] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings."""
+    """Something that followed a decision. Its reward is ``outcomes[kind] * value`` of the policy's settings.
+
+    ``cost`` is what it cost, if it counts, 0 to 1e30; without it the settings' own counts (streams/ledgers.py).
+    ``of``: the ``outcome_id`` of the outcome that a retraction or a refund takes back (streams/outcomes.py).
+    ``token`` is the decision's, if it came with one: it brings the impression along (``docs/tokens.md``).
+    """
 
     v: int = VERSION
     decision_id: str
@@ -82,6 +90,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: str = "click"
     value: float = 1.0
     ts: int
+    cost: float | None = None
+    of: str | None = None
+    token: str | None = None
 
 
 def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:

@@ -5,11 +5,15 @@ little-endian values, one record for at most 4,096 rows. Index columns are uint3
 
 both        ``arms``/``arm`` u4, ``slots``/``slot`` u4, ``snapshot`` i8 (-1: none), ``propensity`` f8, ``impression_ts`` i8 (ms),
             ``impression_offset`` i8, ``impression_row`` u4 (within a columnar record), ``dimension``, ``dtype``, ``context`` n*dimension values,
-            ``propensity_kind`` u1 (0 exact, 1 an estimate; records from before it have none, and read as 0)
+            ``propensity_kind`` u1 (0 exact, 1 an estimate; records from before it have none, and read as 0),
+            ``group`` u1 (0 none, 1 incumbent, 2 canary, 3 random, 4 rest: who decided; left out where no row has one)
 ``joined``  one row for each outcome that counted, as it is counted: ``decision_id``, ``outcome_id``, ``kind`` [n strings], ``value`` f8,
-            ``reward`` f8 (weight * value), ``change`` f8 (of the impression's reward), ``ts`` i8, ``offset`` i8 (of the outcome)
+            ``reward`` f8 (weight * value, 0 for what takes something back), ``change`` f8 (of the impression's reward, negative where an
+            outcome is taken back), ``ts`` i8, ``offset`` i8 (of the outcome); ``of`` [n strings or null], if any row has one
 ``matured`` one row for each impression whose window closed: ``reward`` f8 (final), ``outcomes`` u4, ``age_ms`` i8 (from the impression to
             its earliest outcome that counted, 0 if that came before it, -1 if none counted; records from before it have none);
+            ``counts`` u1, only where a row has 0: that impression never became viewable or was taken back, so it is in no sum and was not
+            shown without a click; its reward is 0;
             ``share`` says which part of them is written (a setting), chosen by offset and row
 """
 
@@ -24,7 +28,7 @@ import numpy.typing as npt
 
 from streams.columns import column
 from streams.decode_rows import UNREADABLE
-from streams.decoded import ESTIMATE, Names
+from streams.decoded import ESTIMATE, GROUP_BITS, GROUP_SHIFT, Names
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.join import Joined, Matured
 from streams.validation import version_reason
@@ -48,7 +52,8 @@ def encode_joined(
         sizes = [
             ROW_BYTES
             + row.x.nbytes
-            + 4 * (len(row.click.decision_id) + len(row.click.outcome_id) + len(row.click.kind))
+            + 4
+            * (len(row.click.decision_id) + len(row.click.outcome_id) + len(row.click.kind) + len(row.click.of or ""))
             for row in rows
         ]
         for start, end in runs(sizes):
@@ -77,6 +82,7 @@ def encode_joined(
                     "change": np.array([row.change for row in part], "<f8").tobytes(),
                     "ts": np.array([row.click.ts for row in part], "<i8").tobytes(),
                     "offset": np.array([row.click.offset for row in part], "<i8").tobytes(),
+                    **({"of": of} if any(of := [row.click.of for row in part]) else {}),
                 },
             )
 
@@ -101,6 +107,9 @@ def encode_matured(
         reward = np.concatenate([group.reward[kept] for group, kept in groups])
         outcomes = np.concatenate([group.outcomes[kept] for group, kept in groups])
         age_ms = np.concatenate([group.age_ms[kept] for group, kept in groups])
+        counted = np.concatenate(
+            [np.ones(len(kept), np.bool_) if group.counts is None else group.counts[kept] for group, kept in groups]
+        )
         row_bytes = ROW_BYTES + columns["x"].itemsize * columns["x"].shape[1]
         step = max(1, min(ROWS, RECORD_BYTES // row_bytes))
         for start in range(0, len(reward), step):
@@ -125,6 +134,7 @@ def encode_matured(
                     "outcomes": outcomes[part].astype("<u4").tobytes(),
                     "age_ms": age_ms[part].astype("<i8").tobytes(),
                     "share": share[policy],
+                    **({} if counted[part].all() else {"counts": counted[part].astype("|u1").tobytes()}),
                 },
             )
 
@@ -167,11 +177,13 @@ NUMBERS = {
     "snapshot": "<i8",
     "propensity": "<f8",
     "propensity_kind": "|u1",
+    "group": "|u1",
     "impression_ts": "<i8",
     "impression_offset": "<i8",
     "impression_row": "<u4",
     "outcomes": "<u4",
     "age_ms": "<i8",
+    "counts": "|u1",
     "value": "<f8",
     "reward": "<f8",
     "change": "<f8",
@@ -183,7 +195,7 @@ NUMBERS = {
 def decode(value: bytes) -> dict[str, Any]:
     """A feedback record with its columns as arrays and names in place of positions; ``context`` is (n, dimension).
 
-    ``propensity_kind`` (n,) is there whatever the record's age, ``age_ms`` only if its writer knew it.
+    ``propensity_kind`` (n,) is there whatever the record's age, ``age_ms`` only if its writer knew it; `counts` reads that column.
 
     Raises EventError if it is not one, or of a later version.
     """
@@ -207,6 +219,16 @@ def decode(value: bytes) -> dict[str, Any]:
     except (*UNREADABLE, KeyError, TypeError, IndexError) as error:
         raise EventError(f"not a feedback record: {error!r}") from error
     return record
+
+
+def counts(columns: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) of a decoded matured record count: not those that never became viewable or were taken back.
+
+    >>> counts({"propensity": np.ones(2)}).tolist(), counts({"propensity": np.ones(2), "counts": np.array([1, 0])}).tolist()
+    ([True, True], [True, False])
+    """
+    found = columns.get("counts")
+    return np.ones(len(columns["propensity"]), np.bool_) if found is None else np.asarray(found) > 0
 
 
 def _record(
@@ -249,6 +271,9 @@ def _record(
         "context": np.ascontiguousarray(x).data.cast("B") if x.size else b"",
         "propensity_kind": (flags & ESTIMATE).astype("|u1").tobytes(),
     }
+    group = (flags & GROUP_BITS) >> GROUP_SHIFT
+    if group.any():
+        fields["group"] = group.astype("|u1").tobytes()
     record = bytearray(COLUMNS_MAGIC)
     _ENCODER.encode_into(fields | more, record, len(COLUMNS_MAGIC))
     return bytes(record)

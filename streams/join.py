@@ -12,15 +12,21 @@ for one that has left. An outcome outside the window is remembered until it woul
 
 Copies of an impression are expected to carry the same time: the first in the log wins.
 
+What an impression is worth is a function of the set of its outcomes (`streams.outcomes`): some of them take back others, and a policy
+may count impressions only once a viewable event came. So an outcome may change more than its own reward, and let its impression into
+the sums or take it out (`Joined.enters`).
+
 Not every impression learns. Fallback decisions do not, nor do those beyond the limit of their unit (`streams.units`): they are joined and
 counted like all others, and neither they nor their outcomes enter the sums.
+
+Outcomes that bring their impression along in a token are counted from that (`streams.token_outcomes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import fsum
+from math import fsum, isnan, nan
 from typing import Any, Literal
 
 import msgspec
@@ -29,13 +35,16 @@ import numpy.typing as npt
 
 from policies.robust import bounded
 from streams.blocks import Blocks
-from streams.decoded import LIMITED, Click, Impressions
+from streams.decoded import LIMITED, Brought, Click, Impressions
 from streams.keytable import PROVISIONAL, KeyTable
-from streams.pending import Chunk, Pending, Seen
+from streams.outcomes import EARNS, SHOWS, TAKING_BACK, VOIDS, Dues, Seen, counting, dues
+from streams.pending import Chunk, Pending
+from streams.token_outcomes import TokenOutcomes, Verdict
 from streams.units import Limit, Units
 from streams.waiting import Waiting, place
 
 Aggregate = Literal["sum", "max", "min", "earliest", "count"]
+NOTHING_DUE = Dues()
 CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 
 
@@ -43,7 +52,12 @@ CLICK_COUNTS = ("joined", "duplicate", "late", "unmatched", "waiting", "dead")
 class Window:
     """A policy's attribution rules; times in ms. ``bounds``: least and largest reward of one impression, None for any.
 
-    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number.
+    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number. ``viewable``: the kind of
+    outcome without which an impression does not count, None if each counts. ``retraction_ms``: time for what takes something back,
+    if that is longer than ``window_ms``. ``charged``: kinds of outcomes that cost what the settings say unless they say it
+    themselves, None if nobody adds up what they cost.
+    ``unit_limit``: impressions of a unit that learn in ``unit_window_ms`` of event time, 0 for any number. ``token_ms``: how long
+    after the decision an outcome counts from its token, 0 for not at all.
     """
 
     window_ms: int
@@ -54,15 +68,63 @@ class Window:
     bounds: tuple[float, float] | None = None
     unit_limit: int = 0
     unit_window_ms: int = 3_600_000
+    viewable: str | None = None
+    retraction_ms: int = 0
+    charged: frozenset[str] | None = None
+    token_ms: int = 0
 
     def reward(self, seen: Sequence[Seen]) -> float:
-        """The reward of an impression from the outcomes that count."""
-        return bounded(aggregate(seen, self.aggregate), self.bounds)
+        """The reward of an impression from the outcomes that count, 0 if it does not count itself."""
+        return self.standing(seen)[1]
+
+    def standing(self, seen: Sequence[Seen]) -> tuple[Sequence[Seen] | None, float]:
+        """Those of an impression's outcomes that count, None if it does not count itself, and its reward."""
+        if not seen:
+            return (seen if self.viewable is None else None), 0.0
+        left = counting(seen, viewable=self.viewable is not None)
+        return left, 0.0 if left is None else bounded(aggregate(left, self.aggregate), self.bounds)
+
+    @property
+    def counted(self) -> dict[str, str]:
+        """What checkpoints say of the impressions in the sums: nothing where each counts."""
+        return {} if self.viewable is None else {"viewable": self.viewable}
+
+    def does(self, kind: str) -> tuple[int, float]:
+        """What an outcome of this kind does, 0 if it cannot be used, and its worth."""
+        worth = self.outcomes.get(kind)
+        if kind == self.viewable:
+            return (SHOWS, 0.0) if worth is None else (EARNS | SHOWS, worth)
+        return (0 if self.token_ms else TAKING_BACK.get(kind, 0), 0.0) if worth is None else (EARNS, worth)
+
+    def cost(self, does: int, click: Click) -> float | None:
+        """What `Seen` says of an outcome's cost."""
+        if self.charged is None:
+            return None
+        own = does == VOIDS or (does & (EARNS | SHOWS) and click.kind in self.charged)
+        return click.cost if click.cost is not None or not own else nan
+
+    def due(self, seen: Sequence[Seen], one: Seen) -> Dues:
+        """What is due because of one outcome after those that were seen."""
+        if self.charged is None:
+            return NOTHING_DUE
+        viewable = self.viewable is not None
+        if not seen and one.does == EARNS and not viewable:  # the usual case
+            return NOTHING_DUE if one.cost is None else Dues(clicks=1) if isnan(one.cost) else Dues(one.cost)
+        return dues([*seen, one], viewable=viewable).less(dues(seen, viewable=viewable))
+
+    def open_ms(self, does: int) -> int:
+        """How long after its impression an outcome that does this is in time."""
+        return self.window_ms if does & (EARNS | SHOWS) else max(self.window_ms, self.retraction_ms)
 
     @property
     def hold_ms(self) -> int:
         """How long after its own time an impression stays."""
-        return self.window_ms + self.grace_ms
+        return max(self.window_ms, self.retraction_ms) + self.grace_ms
+
+    @property
+    def token_life_ms(self) -> int:
+        """How long after its decision a token can be used, 0 if not at all."""
+        return self.token_ms + self.grace_ms if self.token_ms else 0
 
     @property
     def bucket_ms(self) -> int:
@@ -88,6 +150,10 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     square: float  # of the squared reward
     flags: int = 0  # of the impression: ESTIMATE, LIMITED
     before: float = 0.0  # the impression's reward without this outcome
+    enters: int = 0  # 1 where the outcome lets its impression into the sums, -1 where it takes it out
+    counts: bool = True  # whether the impression is in the sums, before or after
+    due: Dues = NOTHING_DUE  # what its arm's budget is charged for it
+    unit: int = 0  # number of the impression's unit where conversions are attributed; 0 for none
 
     @property
     def learns(self) -> bool:
@@ -100,6 +166,7 @@ class Matured:
     """Impressions of one policy whose window has closed: m positions of a chunk, their final rewards and outcome counts (m,).
 
     ``age_ms`` (m,): from the impression to its earliest outcome that counted, 0 if that came before it, -1 if none counted.
+    ``counts`` (m,): False for impressions that never became viewable or were taken back, None where all count.
     """
 
     chunk: Chunk
@@ -107,6 +174,7 @@ class Matured:
     reward: npt.NDArray[np.float64]
     outcomes: npt.NDArray[np.int32]
     age_ms: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(slots=True)
@@ -114,7 +182,7 @@ class Changes:
     """What a call changed beyond the join's own state."""
 
     fresh: npt.NDArray[np.int64] | None = None  # rows of the batch that were new
-    learning: npt.NDArray[np.int64] | None = None  # those of them that enter the sums
+    learning: npt.NDArray[np.int64] | None = None  # those of them that enter the sums at once
     limited: int = 0  # those that do not because of their unit's limit
     duplicates: int = 0
     expired: npt.NDArray[np.int64] | None = None  # rows of the batch that came after they would have left
@@ -125,17 +193,23 @@ class Changes:
 class Join:
     """Join state of one partition. ``windows``: rules by policy; ``watermark``: event time in ms up to which rows have left.
 
-    ``blocks``: where pending rows are kept, None for memory of its own.
+    ``blocks``: where pending rows are kept, None for memory of its own. ``tokens``: of the partition, None for its own.
     """
 
     def __init__(
-        self, windows: Mapping[str, Window], *, watermark: int | None = None, blocks: Blocks | None = None
+        self,
+        windows: Mapping[str, Window],
+        *,
+        watermark: int | None = None,
+        blocks: Blocks | None = None,
+        tokens: TokenOutcomes | None = None,
     ) -> None:
         self.windows = windows
         self.watermark = watermark
         self.pending = Pending(blocks)
         self.keys = KeyTable()
         self.waiting = Waiting()
+        self.tokens = TokenOutcomes(windows) if tokens is None else tokens
         self.counts = dict.fromkeys(CLICK_COUNTS, 0)
         limits = {
             policy: Limit(rows=window.unit_limit, width_ms=window.unit_window_ms, hold_ms=window.hold_ms)
@@ -171,6 +245,9 @@ class Join:
         bucket = (batch.ts[changes.fresh] + hold) // self._bucket[batch.policy]
         numbers = self.pending.append(batch, changes.fresh, bucket)
         self.keys.assign(place[fresh], numbers)
+        for i, key in self.tokens.unmet.among(keys[fresh]):
+            for click in self.tokens.unmet.pop(key):
+                self._note(click, int(numbers[i]))
         for i, key in self.waiting.among(keys[fresh]):
             for click in self.waiting.pop(key):
                 self.counts["waiting"] -= 1
@@ -189,6 +266,8 @@ class Join:
             learns &= ~over
             batch = replace(batch, flags=np.where(over, batch.flags | LIMITED, batch.flags))
         changes.learning = fresh if learns.all() else fresh[learns[fresh]]
+        if self.windows[batch.policy].viewable is not None:
+            changes.learning = fresh[:0]  # they enter when they become viewable
         return batch
 
     def add_clicks(self, clicks: list[Click], *, rebuild: Container[int] | None = None) -> Changes:
@@ -198,9 +277,12 @@ class Join:
         if not clicks:
             return changes
         rows = self.keys.find(np.array([click.key for click in clicks], np.uint64)).tolist()
-        for click, row in zip(clicks, rows, strict=True):
+        misplaced = self.tokens.misplaced(clicks)
+        for i, (click, row) in enumerate(zip(clicks, rows, strict=True)):
             left = self._left(self._leaves(click))
-            if row >= 0:
+            if click.brought is not None:
+                self._by_token(click, click.brought, row, changes, misplaced=i in misplaced, counted=counted)
+            elif row >= 0:
                 if counted or not left:
                     self._match(click, row, changes, counted=counted)
             elif rebuild is not None:
@@ -231,6 +313,7 @@ class Join:
             self.keys.remove(chunk.key[rows])
             matured.append(self._mature(chunk, rows))
         self.units.leave(watermark)
+        self.tokens.leave(watermark, wait_ms=self.wait_ms)
         unmatched = self.waiting.leave(watermark, wait_ms=self.wait_ms)
         self.counts["waiting"] -= unmatched
         self.counts["unmatched"] += unmatched
@@ -245,8 +328,8 @@ class Join:
             impressions.append(counted)
         clicks = [chunk.oldest_click for chunk in chunks if chunk.oldest_click is not None]
         waiting = self.waiting.oldest()
-        if waiting is not None:
-            clicks.append(waiting)
+        unmet = self.tokens.unmet.oldest()
+        clicks += [first for first in (waiting, unmet) if first is not None]
         return min(impressions, default=None), min(clicks, default=None)
 
     @property
@@ -271,23 +354,42 @@ class Join:
             if any(other.outcome_id == click.outcome_id for other in seen):
                 self._count("duplicate", counted)
                 return
-        weight = window.outcomes.get(click.kind)
-        if weight is None:
+        does, worth = window.does(click.kind)
+        if not does:
             reason = f"kind is {click.kind!r}; policy {chunk.policy!r} lists {', '.join(sorted(window.outcomes))}"
             self._count("dead", counted)
             if counted:
                 changes.dead.append((click, reason))
             return
         ts = chunk.ts.item(position)
-        inside = -window.early_ms <= click.ts - ts < window.window_ms
-        reward = weight * click.value
-        after = [*seen, Seen(click.outcome_id, click.ts, reward if inside else None, self._leaves(click))]
+        inside = -window.early_ms <= click.ts - ts < window.open_ms(does)
+        reward = worth * click.value
+        told = None
+        if inside and window.token_ms:
+            told = self.tokens.first(click, ts, window, reward, counted=counted)
+            if told is None:
+                self._count("duplicate", counted)
+                return
+        one = Seen(
+            click.outcome_id,
+            click.ts,
+            reward if inside else None,
+            self._leaves(click),
+            does,
+            click.value,
+            worth,
+            click.of,
+            window.cost(does, click),
+        )
+        after = [*seen, one]
         chunk.seen[position] = after
         if chunk.oldest_click is None or click.offset < chunk.oldest_click:
             chunk.oldest_click = click.offset
         self._count("joined" if inside else "late", counted)
         if inside and counted:
-            old, new = window.reward(seen), window.reward(after)
+            (left, old), (following, new) = window.standing(seen), window.standing(after)
+            enters = (following is not None) - (left is not None)
+            old, new = (old, new) if told is None else told
             changes.joined.append(
                 Joined(
                     click,
@@ -305,8 +407,59 @@ class Join:
                     new * new - old * old,
                     chunk.flags.item(position),
                     old,
+                    enters,
+                    enters != 0 or left is not None,
+                    window.due(seen, one),
+                    unit=0 if chunk.person is None else chunk.person.item(position),
                 )
             )
+
+    def _by_token(
+        self, click: Click, brought: Brought, row: int, changes: Changes, *, misplaced: bool, counted: bool
+    ) -> None:
+        """Settle one outcome by what its token says; what is known of its impression is only told of it."""
+        noted: Sequence[Seen] = ()
+        if row >= 0:
+            chunk, position = self.pending.row(row)
+            noted = chunk.seen.get(position, ())
+        found = self.tokens.judge(
+            click, brought, watermark=self.watermark, misplaced=misplaced, noted=noted, counted=counted
+        )
+        if found.what == "joined":
+            if row >= 0:
+                self._note(click, row)
+            elif not self._left(brought.ts + self._hold[brought.policy]) and not self._left(self._leaves(click)):
+                self.tokens.unmet.add(click, leaves=self._leaves(click))
+        if not counted:
+            return
+        self.tokens.counts[found.what] += 1
+        self.counts["dead" if found.reason is not None else found.what] += 1
+        if found.reason is not None:
+            changes.dead.append((click, found.reason))
+        elif found.what == "joined":
+            window = self.windows[brought.policy]
+            one = Seen(click.outcome_id, click.ts, 0.0, 0, cost=window.cost(EARNS, click))
+            changes.joined.append(_joined_by_token(click, brought, found, window.due((), one), self._unit(row)))
+
+    def _unit(self, row: int) -> int:
+        """Number of a pending impression's unit where conversions are attributed, else 0."""
+        if row < 0:
+            return 0
+        chunk, position = self.pending.row(row)
+        return 0 if chunk.person is None else chunk.person.item(position)
+
+    def _note(self, click: Click, row: int) -> None:
+        """Tell a pending impression of an outcome that was counted from its token."""
+        chunk, position = self.pending.row(row)
+        window, brought = self.windows[chunk.policy], click.brought
+        if brought is None or brought.policy != chunk.policy:
+            return
+        inside = -window.early_ms <= click.ts - chunk.ts.item(position) < window.window_ms
+        reward = window.outcomes[click.kind] * click.value if inside else None
+        seen = Seen(click.outcome_id, click.ts, reward, self._leaves(click))
+        chunk.seen[position] = [*chunk.seen.get(position, ()), seen]
+        if chunk.oldest_click is None or click.offset < chunk.oldest_click:
+            chunk.oldest_click = click.offset
 
     def _left(self, leaves: int) -> bool:
         return self.watermark is not None and leaves <= self.watermark
@@ -315,19 +468,44 @@ class Join:
         reward = np.zeros(len(rows))
         outcomes = np.zeros(len(rows), np.int32)
         age_ms = np.full(len(rows), -1, np.int64)
+        window = self.windows[chunk.policy]
+        counts = np.full(len(rows), window.viewable is None)
         if chunk.seen:
-            window = self.windows[chunk.policy]
             positions = np.fromiter(chunk.seen, np.int64, len(chunk.seen))
             at = np.minimum(np.searchsorted(rows, positions), len(rows) - 1)
             leaves = rows[at] == positions
             for i, position in zip(at[leaves].tolist(), positions[leaves].tolist(), strict=True):
                 seen = chunk.seen[position]
-                reward[i] = window.reward(seen)
-                times = [other.ts for other in seen if other.reward is not None]
+                left, reward[i] = window.standing(seen)
+                counts[i] = left is not None
+                times = [other.ts for other in left or () if other.reward is not None]
                 outcomes[i] = len(times)
                 if times:
                     age_ms[i] = max(0, min(times) - chunk.ts.item(position))
-        return Matured(chunk, rows, reward, outcomes, age_ms)
+        return Matured(chunk, rows, reward, outcomes, age_ms, counts)
+
+
+def _joined_by_token(click: Click, brought: Brought, verdict: Verdict, due: Dues, unit: int) -> Joined:
+    """What the sums get; the impression's place in the log is not known."""
+    return Joined(
+        click,
+        brought.policy,
+        brought.arm,
+        brought.slot,
+        brought.snapshot,
+        brought.propensity,
+        brought.ts,
+        -1,
+        0,
+        brought.x,
+        verdict.reward,
+        verdict.after - verdict.before,
+        verdict.after * verdict.after - verdict.before * verdict.before,
+        brought.flags,
+        verdict.before,
+        due=due,
+        unit=unit,
+    )
 
 
 def aggregate(seen: Sequence[Seen], how: Aggregate) -> float:

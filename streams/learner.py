@@ -332,10 +332,12 @@ class Learner:
             except ReadError as error:
                 log.warning("no checkpoint: references cannot be read, trying again", error=str(error))
                 return
+            offsets = dict(state.positions)
             if not messages:
                 lifecycle.heard(answers)
+                if lifecycle.told != offsets:
+                    self._spawn(self._tell(lifecycle, offsets))
                 return
-            offsets = dict(state.positions)
             started = monotonic()
             try:
                 await self._thread(lambda: writer.commit(messages))
@@ -348,9 +350,14 @@ class Learner:
             lifecycle.progressed = monotonic()
             lifecycle.committed = offsets
             self.monitor.committed(lifecycle.number, state, lifecycle.progressed - started)
-        await self._flow().commit_group(
+        await self._tell(lifecycle, offsets)
+
+    async def _tell(self, lifecycle: Lifecycle, offsets: dict[Side, int]) -> None:
+        """The group's offsets follow, until they have arrived: an attributor waits for them."""
+        if lifecycle.told != offsets and await self._flow().commit_group(
             {TP(self.rules.topics[side], lifecycle.number): offset for side, offset in offsets.items()}
-        )
+        ):
+            lifecycle.told = offsets
 
     def _answers(self, state: PartitionState) -> dict[Side, Answer]:
         answers: dict[Side, Answer] = {}

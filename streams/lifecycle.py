@@ -50,6 +50,7 @@ class Lifecycle:
     rewinding: set[Side] = field(default_factory=set)
     looking: set[Side] = field(default_factory=set)
     committed: dict[Side, int] = field(default_factory=dict)
+    told: dict[Side, int] = field(default_factory=dict)  # what the group knows of it
     answered: int = 0  # number of the broker's newest answer
     progressed: float = field(default_factory=monotonic)
     stirred: float = field(default_factory=monotonic)  # when its recovery last did something

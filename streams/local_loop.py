@@ -35,7 +35,7 @@ class LocalLoop:
         settings: of the workers. `bootstrap` is replaced by the broker's own if `own_broker`.
         own_broker: start a local broker, and end it with everything else. If not, the topics are made on the cluster of
             `settings` and deleted at the end: `settings.prefix` must be one that nobody else uses.
-        roles: the workers to start.
+        roles: the workers to start; None is a learner, a publisher, and an attributor where a policy attributes conversions.
 
     Raises:
         LoopError: some of the topics exist already, or cannot be created.
@@ -43,13 +43,12 @@ class LocalLoop:
         WorkerDied: a worker did not become ready.
     """
 
-    def __init__(
-        self, settings: Settings, *, own_broker: bool, roles: Sequence[str] = ("learner", "publisher")
-    ) -> None:
+    def __init__(self, settings: Settings, *, own_broker: bool, roles: Sequence[str] | None = None) -> None:
         self.settings = settings
         self.workers: list[WorkerProcess] = []
         self._own_broker = own_broker
-        self._roles = roles
+        everything = ("learner", "publisher", *(("attributor",) if settings.attributing else ()))
+        self._roles = everything if roles is None else roles
         self._closing = ExitStack()
         self._broker: LocalBroker | None = None
 

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, TopicPartition
 from policies.meta_state import Rows
 from policies.robust import clip_contexts
 from streams.events import COLUMNS_MAGIC, EventError
-from streams.feedback import decode
+from streams.feedback import counts, decode
 from streams.reading import ReadError, bounds, partition_count, reader
 from streams.settings import Settings
 
@@ -124,15 +124,24 @@ def _head(value: bytes | None) -> _Head | None:
 
 
 def rows_of(columns: Mapping[str, Any], limit: float | None) -> Rows | None:
-    """Rows of a matured record that learn: fallbacks and fixed choices (no snapshot, propensity 1) are passed over."""
-    learns = np.flatnonzero((columns["snapshot"] >= 0) | (columns["propensity"] < 1.0))
+    """Rows of a matured record that learn.
+
+    Passed over are fallbacks and fixed choices (no snapshot, propensity 1), and impressions that never became viewable or were taken back.
+    """
+    learns = np.flatnonzero(((columns["snapshot"] >= 0) | (columns["propensity"] < 1.0)) & counts(columns))
     if not len(learns):
         return None
-    age_ms = columns.get("age_ms")
+    age_ms, slot = columns.get("age_ms"), columns.get("slot")
+    group, kind = columns.get("group"), columns.get("propensity_kind")
     return Rows(
         arm=[columns["arm"][i] for i in learns.tolist()],
         ts=columns["impression_ts"][learns],
         x=clip_contexts(columns["context"][learns], limit),
         reward=columns["reward"][learns],
         age_ms=None if age_ms is None else age_ms[learns],
+        group=None if group is None else group[learns].astype(np.int64),
+        snapshot=columns["snapshot"][learns],
+        propensity=columns["propensity"][learns],
+        exact=None if kind is None else kind[learns] == 0,
+        slot=None if slot is None else [slot[i] for i in learns.tolist()],
     )

@@ -30,6 +30,7 @@ from policies.meta_records import (
 )
 from policies.meta_state import first_state, judged
 from policies.model import Effective, Model, Sums
+from policies.position_state import no_rows, settled
 from policies.prior import AnyPrior
 from streams.messages import Message
 from streams.meta_feedback import Record
@@ -48,7 +49,12 @@ class PolicyMeta:
     def __init__(self, name: str, policy: PolicySettings) -> None:
         self.name = name
         self.models: dict[float, Model] = tracks(policy)
-        self.state = self._first = first_state(tuple(self.models), window_ms=round(policy.window_s * 1000))
+        start = {slot: one.position for slot, one in policy.slots.items()}
+        self.state = self._first = first_state(
+            tuple(self.models),
+            window_ms=round(policy.window_s * 1000),
+            seen=no_rows(start) if policy.positions == "learn" else None,
+        )
         self.baselines: Baselines = {}
         self.alarms = 0
         self._policy = policy
@@ -64,7 +70,8 @@ class PolicyMeta:
     @property
     def follows(self) -> bool:
         """Whether it learns from matured rows."""
-        return len(self.models) > 1 or self._policy.drift != "off" or len(self._policy.delays_s) > 0
+        policy = self._policy
+        return len(self.models) > 1 or policy.drift != "off" or bool(policy.delays_s) or policy.positions == "learn"
 
     @property
     def model(self) -> Model:
@@ -75,6 +82,11 @@ class PolicyMeta:
     def half_life_s(self) -> float:
         """Of the track that decides; 0 forgets nothing."""
         return self.state.ladder.half_life_s
+
+    @property
+    def effects(self) -> dict[str, float]:
+        """Position effects in use by slot; none where they are not learned."""
+        return {} if self.state.seen is None else self.state.seen.effects
 
     @property
     def mean_delay_s(self) -> float:
@@ -157,6 +169,16 @@ class PolicyMeta:
             self._records[baseline_key(self.name, arm)] = None
         self._cuts = [cut for cut in self._cuts if cut[0] != arm]
         self._moved = True
+
+    def place_slots(self) -> tuple[str, ...]:
+        """Estimate the position effects anew. Returns what changed in words."""
+        if self.state.seen is None:
+            return ()
+        seen, reasons = settled(self.state.seen)
+        if reasons:
+            self.state = replace(self.state, seen=seen, reasons=reasons)
+            self._moved = True
+        return reasons
 
     def settle(self, tracks: ByTrack, now_ms: int) -> tuple[set[str], tuple[str, ...]]:
         """Make the cuts that are due on these sums. Returns the arms that they change, and what changed in words.

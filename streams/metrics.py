@@ -1,6 +1,6 @@
 """What clickloop tells Prometheus: names, labels and buckets, in base units.
 
-Labels are bounded by the number of topics, partitions and policies; there is none per arm.
+Labels are bounded by the number of topics, partitions, policies and their budgets (100 of each); there is none per arm.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Metrics:
         self._flow(registry)
         self._pending(registry)
         self._checkpoints(registry)
+        self._attribution(registry)
         self._snapshots(registry)
+        self._budgets(registry)
 
     def _flow(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
@@ -45,6 +47,12 @@ class Metrics:
             "clickloop_dead_letters_total",
             "Rows that could not be used: dead, or expired (came after their window had closed).",
             ["topic", "reason"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "clickloop_tokens_total",
+            "Outcomes that came with a token, by what became of them (joined, duplicate, late, expired, forged, unknown_key, unusable).",
+            ["outcome"],
             registry=registry,
         )
         self.misplaced_keys = Counter(
@@ -91,6 +99,12 @@ class Metrics:
         self.waiting_clicks = Gauge(
             "clickloop_waiting_clicks", "Outcomes whose impression was not seen yet.", ["partition"], registry=registry
         )
+        self.remembered_bytes = Gauge(
+            "clickloop_remembered_outcomes_bytes",
+            "Memory of the outcomes that are remembered for their tokens' life.",
+            ["partition"],
+            registry=registry,
+        )
         self.watermark = Gauge(
             "clickloop_watermark_seconds",
             "Event time that is complete, since the epoch.",
@@ -118,6 +132,26 @@ class Metrics:
             registry=registry,
         )
 
+    def _attribution(self, registry: CollectorRegistry) -> None:
+        self.conversions = Counter(
+            "clickloop_conversions_total",
+            "Conversions of units by what became of them (attributed, unattributed, duplicate, late, dead).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.waiting_conversions = Gauge(
+            "clickloop_waiting_conversions", "Conversions whose grace is not over.", ["partition"], registry=registry
+        )
+        self.kept_touches = Gauge(
+            "clickloop_kept_touches", "Touches that a conversion may still go to.", ["partition"], registry=registry
+        )
+        self.attribution_watermark = Gauge(
+            "clickloop_attribution_watermark_seconds",
+            "Event time up to which conversions, but for their grace, have been given out, since the epoch.",
+            ["partition"],
+            registry=registry,
+        )
+
     def _snapshots(self, registry: CollectorRegistry) -> None:
         self.snapshot_version = Gauge(
             "clickloop_snapshot_version", "Version of the newest snapshot.", ["policy"], registry=registry
@@ -128,6 +162,18 @@ class Metrics:
         self.half_life = Gauge(
             "clickloop_half_life_seconds",
             "Half-life of the track that decides; 0 forgets nothing.",
+            ["policy"],
+            registry=registry,
+        )
+        self.position_effect = Gauge(
+            "clickloop_position_effect_ratio",
+            "Click rate of a slot against the first one's, as learned.",
+            ["policy", "slot"],
+            registry=registry,
+        )
+        self.audit_alarms = Counter(
+            "clickloop_audit_alarms_total",
+            "Times that logged propensities or the share of a group were found false.",
             ["policy"],
             registry=registry,
         )
@@ -151,4 +197,22 @@ class Metrics:
         )
         self.ctr = Gauge(
             "clickloop_ctr", "Reward for each impression, all arms together.", ["policy"], registry=registry
+        )
+
+    def _budgets(self, registry: CollectorRegistry) -> None:
+        labels = ["policy", "budget"]
+        self.budget_amount = Gauge(
+            "clickloop_budget_amount", "What may be spent in a period.", labels, registry=registry
+        )
+        self.budget_spent = Gauge(
+            "clickloop_budget_spent", "What is known to be spent in the present period.", labels, registry=registry
+        )
+        self.budget_overspent = Gauge(
+            "clickloop_budget_overspent", "What was spent beyond the amount, in all periods.", labels, registry=registry
+        )
+        self.budget_late = Gauge(
+            "clickloop_budget_late", "Spending that came for periods which were over.", labels, registry=registry
+        )
+        self.budget_price = Gauge(
+            "clickloop_budget_price", "Dual price, value per cost, that paces the budget.", labels, registry=registry
         )

@@ -102,7 +102,9 @@ class Monitor:
         seen = self._seen.setdefault(number, dict.fromkeys(now, 0))
         for name, value in now.items():
             side, outcome = name.split(":")
-            if value > seen[name]:
+            if value > seen[name] and side == "tokens":
+                self.metrics.tokens.labels(outcome=outcome).inc(value - seen[name])
+            elif value > seen[name]:
                 self.metrics.events.labels(topic=side, outcome=outcome).inc(value - seen[name])
                 if outcome in ("dead", "expired"):
                     self.metrics.dead_letters.labels(topic=side, reason=outcome).inc(value - seen[name])
@@ -126,6 +128,7 @@ class Monitor:
             self.metrics.pending_bytes,
             self.metrics.pending_file_bytes,
             self.metrics.waiting_clicks,
+            self.metrics.remembered_bytes,
             self.metrics.watermark,
         ):
             _drop(gauge, str(number))
@@ -170,6 +173,7 @@ class Monitor:
         self.metrics.pending_bytes.labels(partition=label).set(state.join.nbytes)
         self.metrics.pending_file_bytes.labels(partition=label).set(state.join.pending.file_bytes)
         self.metrics.waiting_clicks.labels(partition=label).set(state.counts["waiting"])
+        self.metrics.remembered_bytes.labels(partition=label).set(state.join.tokens.store.nbytes)
         if state.join.watermark is not None:
             self.metrics.watermark.labels(partition=label).set(state.join.watermark / 1000)
         for side in SIDES:
@@ -194,6 +198,7 @@ class Monitor:
 
 def _counts(state: PartitionState) -> dict[str, int]:
     counts = {f"clicks:{name}": state.counts[name] for name in ADDED}
+    counts |= {f"tokens:{name}": value for name, value in state.join.tokens.counts.items()}
     return counts | {f"impressions:{name}": value for name, value in state.impressions.items()}
 
 

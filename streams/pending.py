@@ -1,6 +1,7 @@
 """Impressions whose window is still open, in arrays bucketed by the time they leave.
 
-A row takes 49 bytes, its context (4 bytes a value where float32 is exact, else 8) and its share of the key table. Rows live
+A row takes 49 bytes, 8 more where conversions are attributed (the unit's number), its context (4 bytes a value where float32 is exact,
+else 8) and its share of the key table. Rows live
 in chunks of 1,024; a chunk belongs to one policy and one time bucket, so that leaving drops whole chunks. A chunk's columns are
 one block of bytes: past the memory ceiling, those that have been full the longest move to a file (streams/blocks.py), where they are
 read and written as before.
@@ -13,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from streams.blocks import Block, Blocks
 from streams.decoded import Impressions
+from streams.outcomes import Seen
 
 CHUNK_BITS = 10
 CHUNK_ROWS = 1 << CHUNK_BITS
@@ -35,15 +36,7 @@ FIXED: dict[str, str] = {
 }
 """Types of all columns but the context."""
 FIXED_BYTES = sum(np.dtype(kind).itemsize for kind in FIXED.values())
-
-
-class Seen(msgspec.Struct, frozen=True, gc=False):
-    """An outcome that belongs to a pending row. ``reward`` is None if it fell outside the window."""
-
-    outcome_id: str
-    ts: int
-    reward: float | None
-    leaves: int
+PERSON_BYTES = 8
 
 
 @dataclass(slots=True)
@@ -67,11 +60,13 @@ class Chunk:
     gone: npt.NDArray[np.bool_] | None = None
     seen: dict[int, list[Seen]] = field(default_factory=dict)
     oldest_click: int | None = None
+    person: npt.NDArray[np.uint64] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return FIXED_BYTES * CHUNK_ROWS + self.x.nbytes
+        person = 0 if self.person is None else self.person.nbytes
+        return FIXED_BYTES * CHUNK_ROWS + self.x.nbytes + person
 
     @property
     def oldest(self) -> int | None:
@@ -84,14 +79,16 @@ class Chunk:
         return np.arange(self.n) if self.gone is None else np.flatnonzero(~self.gone[: self.n])
 
 
-def _columns(block: Block, dtype: np.dtype[Any], width: int) -> dict[str, Any]:
-    """The columns that lie in a block, the context first: 8 bytes or 4, then those of 8 bytes, then those of 4."""
+def _columns(block: Block, dtype: np.dtype[Any], width: int, *, person: bool = False) -> dict[str, Any]:
+    """The columns that lie in a block, the context first: 8 bytes or 4, then those of 8 bytes, then those of 4; the unit's last."""
     at = CHUNK_ROWS * width * dtype.itemsize
     columns: dict[str, Any] = {"x": block[:at].view(dtype).reshape(CHUNK_ROWS, width)}
     for name, kind in FIXED.items():
         size = CHUNK_ROWS * np.dtype(kind).itemsize
         columns[name] = block[at : at + size].view(kind)
         at += size
+    if person:
+        columns["person"] = block[at:].view("u8")
     return columns
 
 
@@ -153,7 +150,7 @@ class Pending:
     ) -> None:
         done = 0
         while done < len(rows):
-            number, chunk = self._open(bucket, batch.x)
+            number, chunk = self._open(bucket, batch.x, person=batch.person is not None)
             size = min(CHUNK_ROWS - chunk.n, len(rows) - done)
             source, target = rows[done : done + size], slice(chunk.n, chunk.n + size)
             chunk.key[target] = batch.key[source]
@@ -166,13 +163,15 @@ class Pending:
             chunk.propensity[target] = batch.propensity[source]
             chunk.flags[target] = batch.flags[source]
             chunk.x[target] = batch.x[source]
+            if chunk.person is not None and batch.person is not None:
+                chunk.person[target] = batch.person[source]
             numbers[into[done : done + size]] = (number << CHUNK_BITS) + np.arange(chunk.n, chunk.n + size)
             chunk.n += size
             done += size
             if chunk.n == CHUNK_ROWS:
                 self._full(number)
 
-    def _open(self, bucket: tuple[str, int], x: npt.NDArray[np.floating[Any]]) -> tuple[int, Chunk]:
+    def _open(self, bucket: tuple[str, int], x: npt.NDArray[np.floating[Any]], *, person: bool) -> tuple[int, Chunk]:
         """The bucket's chunk that still has room for rows of this type, made if there is none."""
         numbers = self._buckets.setdefault(bucket, [])
         for number in numbers[-2:]:
@@ -180,13 +179,13 @@ class Pending:
             if chunk.n < CHUNK_ROWS and chunk.x.dtype == x.dtype:
                 return number, chunk
         number = self._free.pop() if self._free else len(self._chunks)
-        self._chunks[number] = self._reused(bucket[0], x) or self._new(bucket[0], x)
+        self._chunks[number] = self._reused(bucket[0], x, person=person) or self._new(bucket[0], x, person=person)
         numbers.append(number)
         return number, self._chunks[number]
 
-    def _new(self, policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk:
-        block = self._blocks.new(CHUNK_ROWS * (FIXED_BYTES + x.itemsize * x.shape[1]))
-        return Chunk(policy=policy, block=block, **_columns(block, x.dtype, x.shape[1]))
+    def _new(self, policy: str, x: npt.NDArray[np.floating[Any]], *, person: bool) -> Chunk:
+        block = self._blocks.new(CHUNK_ROWS * (FIXED_BYTES + person * PERSON_BYTES + x.itemsize * x.shape[1]))
+        return Chunk(policy=policy, block=block, **_columns(block, x.dtype, x.shape[1], person=person))
 
     def _full(self, number: int) -> None:
         """A chunk is full: it may move to a file when its turn comes."""
@@ -195,12 +194,14 @@ class Pending:
             chunk = self._chunks.get(self._filled.popleft())
             if chunk is not None and not chunk.in_file and chunk.n == CHUNK_ROWS:
                 chunk.block, chunk.in_file = self._blocks.move(chunk.block), True
-                for name, column in _columns(chunk.block, chunk.x.dtype, chunk.x.shape[1]).items():
+                person = chunk.person is not None
+                for name, column in _columns(chunk.block, chunk.x.dtype, chunk.x.shape[1], person=person).items():
                     setattr(chunk, name, column)
 
-    def _reused(self, policy: str, x: npt.NDArray[np.floating[Any]]) -> Chunk | None:
+    def _reused(self, policy: str, x: npt.NDArray[np.floating[Any]], *, person: bool) -> Chunk | None:
         for i, chunk in enumerate(self._spare):
-            if chunk.x.dtype == x.dtype and chunk.x.shape[1] == x.shape[1]:
+            alike = chunk.x.dtype == x.dtype and chunk.x.shape[1] == x.shape[1]
+            if alike and (chunk.person is not None) == person:
                 del self._spare[i]
                 return replace(chunk, policy=policy, n=0, gone=None, seen={}, oldest_click=None)
         return None

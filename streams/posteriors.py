@@ -16,7 +16,10 @@ import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
+from policies.ledger import Ledger, merged
+from policies.ledger_records import decode_ledger
 from policies.model import Sums
+from streams.ledgers import is_ledger, tariffs
 from streams.reading import ReadError, partition_count, reader
 from streams.settings import Settings
 from streams.table import Tracks, read_key
@@ -45,6 +48,9 @@ class Posteriors:
         self._merged: dict[str, dict[float, dict[str, Sums]]] = _by_track(tracks)
         self._changed: dict[str, set[tuple[float, str]]] = {policy: set() for policy in tracks}
         self._uncommitted: dict[int, list[tuple[str, float, str, dict[str, Any] | None]]] = {}
+        self._tariffs = tariffs(settings.policies)
+        self._ledgers: dict[str, dict[int, Ledger]] = {policy: {} for policy in self._tariffs}
+        self._untold: dict[int, dict[str, Ledger]] = {}
         self._place = Place()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="posteriors", daemon=True)
@@ -86,11 +92,24 @@ class Posteriors:
         in_order = {track: dict(sorted(arms.items())) for track, arms in merged.items()}
         return in_order, {arm for _, arm in changed}, place
 
+    def ledger(self, policy: str) -> tuple[Ledger, int]:
+        """What was spent and shown on all partitions, in their order, and the newest watermark in ms."""
+        with self._lock:
+            parts = [ledger for _, ledger in sorted(self._ledgers.get(policy, {}).items())]
+            now_ms = self._place.now_ms
+        return merged(parts, self._tariffs[policy].periods if policy in self._tariffs else {}), now_ms
+
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""
         if key is None:
             return
         policy, number, arm, track = read_key(key)
+        if policy is not None and arm == "" and is_ledger(key):
+            if policy in self._ledgers and value is not None:
+                self._untold.setdefault(partition, {})[policy] = decode_ledger(value)
+            return
+        if policy is None and arm is not None:  # what else learners keep there
+            return
         record = None if value is None else msgspec.msgpack.decode(value)
         if policy is not None and arm is not None:
             if policy in self._tracks:
@@ -108,6 +127,8 @@ class Posteriors:
                 elif model is not None and sums is not None:
                     self._sums[name][of].setdefault(one, {})[number] = model.decode(sums)
                     self._changed[name].add((of, one))
+            for name, ledger in self._untold.pop(partition, {}).items():
+                self._ledgers[name][number] = ledger
             self._place.offsets[number] = record["offsets"]
             if record["watermark"] is not None:
                 self._place.watermark_ms[number] = record["watermark"]

@@ -46,7 +46,7 @@ class WorkerProcess:
 
     Args:
         settings: handed over whole, through the environment; the child reads no file.
-        role: "learner" or "publisher".
+        role: "learner", "publisher" or "attributor".
         folder: where its log goes.
 
     Start it in the main thread: it ends with the thread that started it.
@@ -162,7 +162,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, dict):
-        return json.dumps(
-            {key: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for key, v in value.items()}
-        )
+        return json.dumps({key: _in_table(v) for key, v in value.items()})
     return str(value)
+
+
+def _in_table(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

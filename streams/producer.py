@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from streams.conversions import Conversion, encode_conversion
 from streams.delivery import Delivery, NotDelivered, QueueFull, Stats, TooLarge
 from streams.events import CONTENT_TYPE, CONTENT_TYPES, LARGEST_RECORD, Codec, Impression, Outcome, encode
 from streams.gathering import Gathering, Row, batches
@@ -95,6 +96,10 @@ class EventProducer:
         """Queue one outcome. Raises QueueFull if there is no room, TooLarge, ValueError after `close`."""
         self._take(self._topics.clicks, event, tag)
 
+    def conversion(self, event: Conversion, *, tag: object = None) -> None:
+        """Queue one conversion, always as a record of its own. Raises QueueFull if there is no room, TooLarge, ValueError after `close`."""
+        self._take(self._topics.conversions, event, tag)
+
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until the fate of everything queued is known.
 
@@ -121,17 +126,19 @@ class EventProducer:
             self._closed.set()
             self._thread.join()
 
-    def _take(self, topic: str, event: Impression | Outcome, tag: object) -> None:
+    def _take(self, topic: str, event: Impression | Outcome | Conversion, tag: object) -> None:
         if self._closed.is_set():
             raise ValueError("the producer is closed; make a new one")
-        value = b"" if self._codec == "columns" else encode(event, self._codec)
+        gathered = self._codec == "columns" and not isinstance(event, Conversion)
+        value = b"" if gathered else _encoded(event, self._codec)
         if not self._count(taken=1):
             raise self._full()
-        if self._codec == "columns":
+        if not isinstance(event, Conversion) and gathered:
             self._gathering.add(topic, event, tag)
             return
+        name = event.unit if isinstance(event, Conversion) else event.decision_id
         try:
-            self._send(topic, value, key=event.decision_id.encode(), tags=[tag])
+            self._send(topic, value, key=name.encode(), tags=[tag])
         except BufferError as error:
             self._count(taken=-1)
             raise self._full() from error
@@ -140,7 +147,7 @@ class EventProducer:
             if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise
             raise TooLarge(
-                f"{topic}: the event of decision {event.decision_id[:40]!r} takes {len(value)} bytes and was not sent: "
+                f"{topic}: the event of {_whose(event)} {name[:40]!r} takes {len(value)} bytes and was not sent: "
                 f"{error.args[0].str()}; a record may take about {LARGEST_RECORD} bytes"
             ) from error
 
@@ -214,7 +221,8 @@ class EventProducer:
                 )
             )
 
-        self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=self._headers)
+        headers = None if topic == self._topics.conversions else self._headers  # their first byte tells the codec
+        self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=headers)
 
     def _partition_count(self, topic: str) -> int:
         if topic not in self._partitions:
@@ -231,6 +239,14 @@ class EventProducer:
             self._count(failed=len(delivery.tags), error=delivery.error)
         if self._on_delivery is not None:
             self._on_delivery(delivery)
+
+
+def _encoded(event: Impression | Outcome | Conversion, codec: Codec) -> bytes:
+    return encode_conversion(event, codec) if isinstance(event, Conversion) else encode(event, codec)
+
+
+def _whose(event: Impression | Outcome | Conversion) -> str:
+    return "unit" if isinstance(event, Conversion) else "decision"
 
 
 def _tags(rows: Sequence[Row]) -> list[object]:

@@ -46,6 +46,11 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "names",
             "paused",
             "gone",
+            "allotment",
+            "canary",
+            "audit_share",
+            "logging",
+            "follows",
         )
     )
 

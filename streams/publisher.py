@@ -20,11 +20,12 @@ from functools import partial
 
 import structlog
 
+from policies.allotment import Allotment
 from policies.arms import Control, Roster, reasons, roster
 from policies.empirical_bayes import fit
+from policies.guardrails import unsound
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
-from policies.references import reference_of
 from policies.snapshot import Snapshot, build, republish
 from streams.checkpoint import FencedError, UnknownOutcomeError, Writer
 from streams.controls import Controls
@@ -33,6 +34,8 @@ from streams.messages import Message
 from streams.meta_feedback import FeedbackFollower
 from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
+from streams.policy_terms import PolicyTerms, silence
+from streams.policy_trials import PolicyTrials
 from streams.posteriors import Place, Posteriors
 from streams.published import HELD, TIMEOUT_S, differ, is_held, messages, read_published, read_snapshots
 from streams.reading import ReadError
@@ -55,6 +58,8 @@ class Published:
 
     settings: PolicySettings
     meta: PolicyMeta
+    terms: PolicyTerms
+    trials: PolicyTrials
     references: ReferenceWriter | None = None
     snapshot: Snapshot | None = None
     prior: AnyPrior | None = None
@@ -77,7 +82,13 @@ class Publisher:
         self._metrics = metrics
         self._leads = leads
         self._policies = {
-            name: Published(policy, PolicyMeta(name, policy), reference_writer(settings, name))
+            name: Published(
+                policy,
+                PolicyMeta(name, policy),
+                PolicyTerms(name, policy),
+                PolicyTrials(name, policy),
+                reference_writer(settings, name),
+            )
             for name, policy in settings.policies.items()
         }
         self._posteriors = Posteriors(settings, {name: tracks(policy) for name, policy in settings.policies.items()})
@@ -143,12 +154,15 @@ class Publisher:
 
     def _stand_by(self) -> None:
         """Tell no versions and ages: they are somebody else's now, and an age that nobody resets would raise an alarm."""
+        silence(self._metrics)
         for name, known in self._policies.items():
             if known.snapshot is not None:
                 known.snapshot = None
                 self._metrics.snapshot_version.remove(name)
                 self._metrics.snapshot_age.remove(name)
                 self._metrics.half_life.remove(name)
+                for slot in known.meta.effects:
+                    self._metrics.position_effect.remove(name, slot)
                 if known.meta.follows:
                     self._metrics.click_delay.remove(name)
 
@@ -171,6 +185,11 @@ class Publisher:
         for record in self._feedback.records():
             for meta in following.values():
                 meta.judge(record)
+            for known in self._policies.values():
+                if known.trials.follows:
+                    known.trials.judge(record)
+        for name, known in self._policies.items():
+            self._metrics.audit_alarms.labels(policy=name).inc(known.trials.new_alarms())
         for name, meta in following.items():
             alarms, rows, unscored = before[name]
             self._metrics.drift_alarms.labels(policy=name).inc(meta.alarms - alarms)
@@ -180,10 +199,13 @@ class Publisher:
 
     def _commit(self, known: Published, writer: Writer, snapshot: list[Message]) -> None:
         """Write a snapshot's records and what the meta-state has to write, together or not at all."""
-        written = [*known.meta.messages(), *snapshot]
+        tried = known.trials.messages()
+        written = [*known.meta.messages(), *known.terms.messages(), *tried, *snapshot]
         if written:
             writer.commit(written)
         known.meta.written()
+        known.terms.written(published=bool(snapshot))
+        known.trials.written(tried)
         known.meta_at = time.monotonic()
 
     def _was_released(self) -> bool:
@@ -226,6 +248,8 @@ class Publisher:
         for name, known in self._policies.items():
             known.taken_over = True
             known.meta.restore(metas.get(name, {}))
+            known.terms.restore(metas.get(name, {}))
+            known.trials.restore(metas.get(name, {}))
             if known.references is not None:
                 known.references.restore(metas.get(name, {}))
             self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
@@ -241,17 +265,18 @@ class Publisher:
         if self._feedback is not None:
             self._feedback.close()
             self._feedback = None
-        following = [known for known in self._policies.values() if known.meta.follows]
+        following = [one for known in self._policies.values() for one in (known.meta, known.trials) if one.follows]
         if not following:
             return
-        limits = {known.meta.name: known.settings.feature_limit for known in following}
+        limits = {one.name: self._policies[one.name].settings.feature_limit for one in following}
         self._feedback = FeedbackFollower(self._settings, limits=limits)
-        for known in following:
-            known.meta.place({number: high for number, (_, high) in self._feedback.bounds.items()})
-        positions = [known.meta.state.offsets for known in following]
+        for one in following:
+            one.place({number: high for number, (_, high) in self._feedback.bounds.items()})
+        positions = [one.state.offsets for one in following]
         self._feedback.start({number: min(one[number] for one in positions) for number in self._feedback.bounds})
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:
+        self._pace(name, known)
         if known.snapshot is not None and is_held(known.snapshot):
             self._control_held(name, known, known.snapshot, writer)
             return
@@ -268,25 +293,44 @@ class Publisher:
         if not standing.sums and known.snapshot is None:
             return
         told_of_arms = reasons(controls, known.snapshot, standing)
-        why = (*told_of_arms, *learned, *self._meta(known, standing.sums, place.now_ms))
+        fitted = self._meta(known, standing.sums, place.now_ms)
+        moved = known.meta.place_slots() if fitted else ()
+        why = (*told_of_arms, *learned, *fitted, *moved)
         self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
+        for slot, effect in known.meta.effects.items():
+            self._metrics.position_effect.labels(policy=name, slot=slot).set(effect)
         if known.prior is None:
             return
+        tried = self._try(name, known)
+        why = (*why, *tried)
         known.meta.remember(by_name, known.prior, place.now_ms)
         changed = cut | {standing.renamed.get(arm, arm) for arm in touched}
-        if known.snapshot is not None and not (changed or fresh or why or known.taken_over):
+        paced = known.snapshot is not None and known.terms.moved(known.snapshot.allotment)
+        if known.snapshot is not None and not (changed or fresh or why or known.taken_over or paced):
             return
         anew = fresh or told_of_arms or learned or known.taken_over
         snapshot = self._build(name, known, standing, place, why, None if anew else changed)
-        told = bool(learned) or (bool(changed) and not known.taken_over)
+        told = bool(learned or tried or known.terms.reasons) or (bool(changed) and not known.taken_over)
+        wrong = unsound(snapshot)
+        if wrong:
+            log.error("a snapshot is not published: a guardrail holds it back", policy=name, why="; ".join(wrong))
+            return
         if known.snapshot is None or told or differ(known.snapshot, snapshot):
             written = messages(snapshot, full=bool(why))
             if known.references is not None and why:
-                written[:0] = known.references.messages(reference_of(snapshot))
+                written[:0] = known.references.messages(known.references.of(snapshot))
             self._commit(known, writer, written)
             known.snapshot = snapshot
         known.taken_over = False
         self._metrics.snapshot_version.labels(policy=name).set(known.snapshot.version)
+
+    def _try(self, name: str, known: Published) -> tuple[str, ...]:
+        """Heed what was said of a policy and what its test found; what came of it, in words."""
+        followed = known.trials.follows
+        tried = known.trials.hear(self._controls.words(name, known.trials.state.heard), snapshot=known.snapshot)
+        if known.trials.follows and not followed:
+            self._follow_feedback()
+        return tried
 
     def _standings(self, known: Published, by_track: ByTrack, controls: Mapping[str, Control]) -> dict[float, Roster]:
         """By half-life, what a snapshot would be made of; an arm that has no sums there yet has such of no rows."""
@@ -314,9 +358,13 @@ class Publisher:
             previous=known.snapshot,
             time_ms=int(time.time() * 1000),
             now_ms=place.now_ms,
-            explorer=known.settings.explorer,
-            rates=known.settings.rates,
-            reasons=reasons,
+            explorer=known.trials.exploring.explorer,
+            rates=known.trials.exploring.rates,
+            canary=known.trials.canary,
+            audit_share=known.settings.audit_share,
+            logging=known.settings.mode == "logging",
+            follows=known.settings.follows or "",
+            reasons=(*reasons, *known.terms.reasons),
             encoder=known.model.encoder,
             watermark_ms=place.watermark_ms,
             offsets=place.offsets,
@@ -324,25 +372,38 @@ class Publisher:
             read=partial(known.meta.read, now_ms=place.now_ms),
             paused=standing.paused,
             gone=standing.gone,
+            allotment=known.terms.allotment(Allotment(kappa=known.meta.effects)),
         )
 
+    def _pace(self, name: str, known: Published) -> None:
+        """A step of the budgets' prices and of the exposure queues, by what is known to be spent and shown."""
+        if known.terms.follows:
+            ledger, now_ms = self._posteriors.ledger(name)
+            hidden = () if known.snapshot is None else known.snapshot.hidden
+            known.terms.step(ledger, self._controls.budgets(name), now_ms=now_ms, hidden=hidden)
+            known.terms.measure(self._metrics)
+
     def _control_held(self, name: str, known: Published, held: Snapshot, writer: Writer) -> None:
-        """A snapshot that is held stays what it is, apart from which of its arms may be shown."""
+        """A snapshot that is held stays what it is, apart from which of its arms may be shown, and what that costs."""
         controls, _ = self._controls.take(name)
         standing = roster(known.model, {arm: known.model.zero() for arm in held.names}, controls, arms=())
         standing = replace(standing, sums={arm: one for arm, one in standing.sums.items() if arm in held.names})
-        if (standing.paused, standing.gone) == (held.paused, held.gone):
+        same_arms = (standing.paused, standing.gone) == (held.paused, held.gone)
+        if same_arms and not known.terms.moved(held.allotment):
             return
+        told = (*reasons(controls, held, standing), *known.terms.reasons)
         snapshot = republish(
             held,
             version=held.version + 1,
             parent=held.version,
             time_ms=int(time.time() * 1000),
-            reasons=(*(why for why in held.reasons if why.startswith(HELD)), *reasons(controls, held, standing)),
+            reasons=(*(why for why in held.reasons if why.startswith(HELD)), *told),
             paused=standing.paused,
             gone=standing.gone,
+            allotment=known.terms.allotment(held.allotment),
+            anew=not same_arms,
         )
-        writer.commit(messages(snapshot, full=True))
+        self._commit(known, writer, messages(snapshot, full=not same_arms))
         known.snapshot = snapshot
         self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
 

@@ -21,9 +21,12 @@ import msgspec
 
 from streams.checkpoint import Writer
 from streams.cuts import SIDES, Cut, Side, read_cut
+from streams.ledgers import is_ledger
 from streams.reading import SimpleRecord, bounds, latest, read, reader
 from streams.state import Fetched, PartitionState, Rules
 from streams.table import Entry, read_key
+from streams.token_outcomes import TOKEN_COUNTS
+from streams.token_parts import SEEN
 from streams.waiting import unpack_places
 
 TIMEOUT_S = 10.0
@@ -51,6 +54,8 @@ class Restored:
         counts: of outcomes, as committed.
         impressions: counts of impressions, as committed.
         largest_ts: of each side, as committed.
+        tokens: counts of outcomes by token, as committed.
+        seen: records of outcomes that must not count again (streams/token_parts.py), by key.
     """
 
     state: PartitionState
@@ -60,6 +65,8 @@ class Restored:
     counts: Mapping[str, int] = field(default_factory=dict)
     impressions: Mapping[str, int] = field(default_factory=dict)
     largest_ts: Mapping[Side, int | None] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    seen: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 def recover(
@@ -90,13 +97,19 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
     """
     checkpoint: dict[str, Any] | None = None
     found: list[tuple[Entry, dict[str, Any]]] = []
+    ledgers: dict[str, bytes] = {}
+    seen: dict[bytes, bytes] = {}
     tracks = rules.tracks
     for key, value in records.items():
         policy, partition, arm, track = read_key(key)
         if partition != number:
             continue
-        if policy is None or arm is None:
+        if policy is None and arm == SEEN:
+            seen[key] = value
+        elif policy is None or arm is None:
             checkpoint = msgspec.msgpack.decode(value)
+        elif arm == "" and is_ledger(key):
+            ledgers[policy] = value
         elif policy in tracks:
             entry = Entry(policy, next(iter(tracks[policy])) if track is None else track, arm)
             if entry.track in tracks[policy]:
@@ -105,8 +118,12 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
         state = PartitionState(number, rules=rules)
         return Restored(state=state, base=state.cut())
     state = PartitionState(number, rules=rules, watermark=checkpoint["watermark"])
+    for policy in sorted({entry.policy for entry, _ in found}):
+        _check_counted(policy, checkpoint.get("policies", {}).get(policy, {}).get("viewable"), rules)
     for entry, record in found:
         _put(state, entry, record)
+    for policy, value in ledgers.items():
+        _put_ledger(state, policy, value)
     restored = Restored(
         state=state,
         base=read_cut(checkpoint.get("base", checkpoint)),
@@ -115,10 +132,25 @@ def restore(number: int, records: Mapping[bytes, bytes], rules: Rules) -> Restor
         counts=checkpoint["counts"],
         impressions=checkpoint["impressions"],
         largest_ts=checkpoint["largest_ts"],
+        tokens=checkpoint.get("tokens", {}),
+        seen=seen,
     )
     state.positions = {side: checkpoint["offsets"][side] for side in SIDES}
     _settle(restored)
     return restored
+
+
+def _check_counted(policy: str, stored: str | None, rules: Rules) -> None:
+    """Raise StateMismatchError if the sums hold other impressions than the settings want: pending ones would count twice, or never."""
+    wanted = rules.windows[policy].viewable
+    if stored != wanted:
+        told = [
+            "each impression" if kind is None else f"impressions with an outcome {kind!r}" for kind in (wanted, stored)
+        ]
+        raise StateMismatchError(
+            f"policy {policy!r} counts {told[0]} by the settings (counts_on, viewable_kind), and its stored sums hold {told[1]}: "
+            "go back to the old settings, or give the policy a new name"
+        )
 
 
 def _put(state: PartitionState, entry: Entry, record: Mapping[str, Any]) -> None:
@@ -134,17 +166,27 @@ def _put(state: PartitionState, entry: Entry, record: Mapping[str, Any]) -> None
         raise StateMismatchError(f"policy {entry.policy!r}, arm {entry.arm!r}: {error}") from error
 
 
+def _put_ledger(state: PartitionState, policy: str, value: bytes) -> None:
+    if policy in state.rules.tariffs:
+        try:
+            state.ledgers.put(policy, value)
+        except ValueError as error:
+            raise StateMismatchError(f"policy {policy!r}: {error}") from error
+
+
 def _settle(restored: Restored) -> None:
     """Count what was counted when the checkpoint was written."""
     state = restored.state
     state.counts.update(restored.counts)
     state.impressions.update(restored.impressions)
     state.largest_ts.update(restored.largest_ts)
+    state.join.tokens.counts = dict.fromkeys(TOKEN_COUNTS, 0) | dict(restored.tokens)
 
 
 def rebuild(restored: Restored, source: Source, stir: Callable[[], None]) -> PartitionState:
     """Steps 3 and 4: the state with all that is pending, from the input that ``source`` reads again."""
     state, base = restored.state, restored.base
+    state.recall(restored.seen, base)
     state.rewind(base, restored.goes_to)
     state.counts["waiting"] = 0
     waited = unpack_places(base.waiting)
@@ -203,7 +245,7 @@ def _missing(restored: Restored, side: Side, low: int, high: int) -> list[str]:
     if low > start and start < end:
         warnings.append(
             f"{topic}-{number}: offsets {start} to {min(low, end)} are needed to know what is pending, but retention has deleted them; "
-            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s + grace_s, and unit_window_s with unit_limit"
+            "clicks on those impressions will be unmatched. Make the topic's retention longer than window_s (or retraction_window_s) + grace_s, and unit_window_s with unit_limit"
         )
     if restored.cuts and low > base.offsets[side]:
         warnings.append(

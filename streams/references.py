@@ -21,13 +21,14 @@ import structlog
 from confluent_kafka import Consumer
 
 from policies.meta_records import read_key
-from policies.references import KIND, Reference, References, decode, encode, reference_key
+from policies.references import KIND, Reference, References, decode, encode, reference_key, reference_of
 from policies.snapshot_records import decode_head
 from streams.following import names
 from streams.messages import Message
 from streams.reading import ReadError, SimpleRecord, bounds, read, reader
 
 if TYPE_CHECKING:
+    from policies.snapshot import Snapshot
     from streams.settings import PolicySettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -42,24 +43,37 @@ RECORD_BYTES = 7_500_000
 
 def wants(policy: PolicySettings) -> bool:
     """Whether a policy's rows need references."""
+    return goes_by_weights(policy) or policy.positions == "learn"
+
+
+def goes_by_weights(policy: PolicySettings) -> bool:
+    """Whether they need the arms' weights, and not the position effects alone."""
     return policy.model == "logistic" or policy.huber is not None
 
 
 def ring(policy: PolicySettings, meta_interval_s: float) -> int:
-    """How many references are kept: those of the time that an impression is needed for, and some more."""
-    return min(RING_MOST, RING_MARGIN + round(policy.kept_s / meta_interval_s))
+    """How many references are kept: those of the time in which outcomes of an impression still count, and some more."""
+    return min(RING_MOST, RING_MARGIN + round(policy.counted_s / meta_interval_s))
 
 
 class ReferenceWriter:
-    """Of one policy's publisher: the record of each meta-change, over a ring of ``size`` keys."""
+    """Of one policy's publisher: the record of each meta-change, over a ring of ``size`` keys.
 
-    def __init__(self, policy: str, size: int) -> None:
+    ``weights``: whether rows go by the arms' weights, and not by position effects alone.
+    """
+
+    def __init__(self, policy: str, size: int, *, weights: bool = True) -> None:
         self._policy, self._size, self._next = policy, size, 0
+        self._weights = weights
 
     def restore(self, records: Mapping[tuple[str | None, str], bytes]) -> None:
         """Go on after the newest record there is; ``records`` by arm and kind."""
         found = [(decode(value).version, kind) for (_, kind), value in records.items() if kind.startswith(KIND)]
         self._next = (int(max(found)[1].removeprefix(KIND)) + 1) % self._size if found else 0
+
+    def of(self, snapshot: Snapshot) -> Reference:
+        """What a snapshot of a meta-change tells the learner."""
+        return reference_of(snapshot, weights=self._weights)
 
     def messages(self, one: Reference) -> list[Message]:
         """The record of the next reference; none if it is too large for the topic, and rows go by the one before."""
@@ -77,7 +91,9 @@ class ReferenceWriter:
 def reference_writer(settings: Settings, name: str) -> ReferenceWriter | None:
     """A policy's writer; None if its rows need no references."""
     policy = settings.policies[name]
-    return ReferenceWriter(name, ring(policy, settings.meta_interval_s)) if wants(policy) else None
+    if not wants(policy):
+        return None
+    return ReferenceWriter(name, ring(policy, settings.meta_interval_s), weights=goes_by_weights(policy))
 
 
 class ReferenceReader:

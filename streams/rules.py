@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from policies.model import Model, make_model
+from streams.attribution_rules import touch_kinds
 from streams.blocks import Blocks
 from streams.decode import Decoder
 from streams.join import Window
+from streams.ledgers import tariffs
 from streams.references import wants
 from streams.settings import PolicySettings, Settings
 from streams.state import Rules
+from streams.token_check import TokenCheck
 
 
 def rules(settings: Settings) -> Rules:
     """Decoder, windows and models of every policy, numbered afresh: one for each worker process."""
     policies = settings.policies
-    decoder = Decoder(policies, kinds={kind for policy in policies.values() for kind in policy.outcomes})
+    decoder = Decoder(
+        policies,
+        kinds={kind for policy in policies.values() for kind in policy.kinds},
+        tokens=token_check(settings),
+        attributing=settings.attributing,
+    )
     referring = {name: policy.huber for name, policy in policies.items() if wants(policy)}
     return Rules(
         decoder=decoder,
@@ -29,8 +37,23 @@ def rules(settings: Settings) -> Rules:
         expire_ms={name: round(policy.expire_s * 1000) for name, policy in policies.items() if policy.expire_s},
         blocks=Blocks(ceiling_bytes=round(settings.pending_memory_mb * 1e6), folder=settings.pending_dir),
         referring=referring,
+        tariffs=tariffs(policies),
+        kappa={name: policy.kappa for name, policy in policies.items() if policy.positioned},
+        partitions=settings.partitions,
+        touch_kinds=touch_kinds(settings),
+        touch_partitions=settings.partitions,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
+
+
+def token_check(settings: Settings) -> TokenCheck | None:
+    """What reads the outcomes' tokens; None if no policy has them on."""
+    keys = settings.keys
+    on = {name: policy for name, policy in settings.policies.items() if policy.token_window_s}
+    if keys is None or not on:
+        return None
+    dimensions = {name: 0 if policy.model == "beta" else policy.dimension for name, policy in on.items()}
+    return TokenCheck(keys, dimensions=dimensions)
 
 
 def window(policy: PolicySettings) -> Window:
@@ -44,6 +67,10 @@ def window(policy: PolicySettings) -> Window:
         bounds=policy.reward_bounds,
         unit_limit=policy.unit_limit,
         unit_window_ms=round(policy.unit_window_s * 1000),
+        viewable=policy.viewable_kind if policy.counts_on == "viewable" else None,
+        retraction_ms=round(policy.retraction_window_s * 1000),
+        charged=frozenset(policy.cost_kinds) if policy.ads else None,
+        token_ms=round(policy.token_window_s * 1000),
     )
 
 

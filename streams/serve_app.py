@@ -13,14 +13,19 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streams import logs
+from streams.attribution_rules import attribution_rules
+from streams.conversions import Conversion
 from streams.events import Outcome
+from streams.outcomes import TAKING_BACK, back_reason, default_id
+from streams.serve_conversions import conversion
 from streams.serve_desk import Desk, Job, Made, Reason
 from streams.serve_log import NoRoom
-from streams.serve_messages import Ask, BadRequest, asks, reports
-from streams.serve_once import Once, numbers
+from streams.serve_messages import Ask, BadRequest, ConversionReport, asks, reports
+from streams.serve_once import Once, drawn
 from streams.serve_openapi import description
 from streams.serve_policies import policies
 from streams.serve_random import Randomness
+from streams.serve_reports import place_of
 from streams.validation import AHEAD_MS
 
 if TYPE_CHECKING:
@@ -93,7 +98,8 @@ class Service:
         self._desk = Desk(settings, source, clock=clock, monotonic=time.monotonic)
         kept_s, most = settings.serve_idempotency_s, settings.serve_idempotency_keys
         self._once = Once(kept_s=kept_s, most=most, clock=time.monotonic)
-        self._kinds = {kind for policy in settings.policies.values() for kind in policy.outcomes}
+        self._kinds = {kind for policy in settings.policies.values() for kind in policy.kinds}
+        self._attributed = {name: rule.kinds for name, rule in attribution_rules(settings).items()}
         self._description = _ENCODE(description())
         self._counters: dict[tuple[str, int], Any] = {}
         reasons = (None, *get_args(Reason))
@@ -199,7 +205,11 @@ class Service:
         except BaseException:
             self._journal.release(room)
             raise
-        decisions = [] if logged == "none" else [decision for one in made for decision in one.decisions()]
+        decisions = [decision for one in made for decision in one.decisions()]
+        for decision in decisions:
+            self._desk.filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=decision.ts)
+        if logged == "none":
+            decisions = []
         self._journal.release(room - len(decisions))
         if logged == "before":
             self._journal.write(decisions)
@@ -215,24 +225,28 @@ class Service:
         for number, ask in enumerate(found):
             try:
                 places, x = ask.places(), self._desk.vector(ask)
+                self._desk.check(ask)
             except BadRequest as error:
                 raise BadRequest(f"decision {number}: {error}" if len(found) > 1 else str(error)) from error
             if key is None:
-                new_id, u = self._random.name(), self._random.uniform(len(places))
+                new_id, rng = self._random.name(), self._random.rng
             else:
-                new_id, u = numbers(f"{key}\n{number}", len(places))
+                new_id, rng = drawn(f"{key}\n{number}")
             deadline_ms = self._settings.serve_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
             decision_id = new_id if ask.decision_id is None else ask.decision_id
-            jobs.append(Job(ask, places, x, decision_id, u, since + deadline_ms / 1000, collector.place(number)))
+            jobs.append(Job(ask, places, x, decision_id, rng, since + deadline_ms / 1000, collector.place(number)))
         return jobs
 
     # -- outcomes
 
     async def _outcomes(self, call: Call) -> tuple[int, bytes]:
         now_ms = int(self._clock() * 1000)
-        events = []
+        events: list[Outcome | Conversion] = []
         for number, report in enumerate(reports(call.body)):
-            if self._kinds and report.kind not in self._kinds:
+            if isinstance(report, ConversionReport):
+                events.append(conversion(report, self._attributed, number=number, now_ms=now_ms))
+                continue
+            if self._kinds and report.kind not in self._kinds and report.kind not in TAKING_BACK:
                 kinds = ", ".join(sorted(self._kinds))
                 raise BadRequest(
                     f"outcome {number}: kind is {report.kind!r}, which no policy lists in its outcomes; listed: {kinds}"
@@ -241,14 +255,23 @@ class Service:
                 raise BadRequest(
                     f"outcome {number}: ts is {report.ts}; allowed: ms UTC, at most 5 minutes from now ({now_ms})"
                 )
+            outcome_id = default_id(report.kind, report.of) if report.outcome_id is None else report.outcome_id
+            wrong = back_reason(report.kind, outcome_id, report.of, report.value)
+            if wrong is not None:
+                raise BadRequest(f"outcome {number}: {wrong}")
+            ts = now_ms if report.ts is None else report.ts
+            decision_id, slot = place_of(report, self._desk.tokens, number=number, ts=ts)
             events.append(
                 Outcome(
-                    decision_id=report.decision_id,
-                    slot=report.slot,
-                    outcome_id=report.kind if report.outcome_id is None else report.outcome_id,
+                    decision_id=decision_id,
+                    slot=slot,
+                    outcome_id=outcome_id,
                     kind=report.kind,
                     value=report.value,
-                    ts=now_ms if report.ts is None else report.ts,
+                    ts=ts,
+                    cost=report.cost,
+                    of=report.of,
+                    token=report.token,
                 )
             )
         self._journal.reserve(len(events))

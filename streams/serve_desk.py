@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -18,16 +18,18 @@ from msgspec import UNSET
 
 from policies.features import FeatureError
 from streams.client import Decision
-from streams.serve_allocate import Drawn, allocate, uniform
+from streams.filling import NOTHING, Filled, Filler, Place
+from streams.modes import deciding, logs_only
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
 from streams.settings_errors import did_you_mean
+from streams.token_issue import TokenDesk
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.snapshot import Snapshot
     from streams.settings import Settings
 
-Reason = Literal["no snapshot", "stale", "deadline"]
+Reason = Literal["no snapshot", "stale", "deadline", "logging"]
 
 TOGETHER = 64
 """Jobs of one batch at most; larger ones gain little and make the first wait."""
@@ -45,8 +47,8 @@ class Job:
     """One decision to make.
 
     Attributes:
-        x: (d,) context.
-        u: (s,) random numbers, one for each slot.
+        x: (d,) context, or (s, d) one for each slot.
+        rng: the randomness; nothing else is drawn, so that the same generator decides the same.
         until: when it is too late, on the desk's clock.
         done: called with what was decided, or the error.
     """
@@ -55,57 +57,67 @@ class Job:
     places: tuple[str, ...]
     x: FloatArray
     decision_id: str
-    u: FloatArray
+    rng: np.random.Generator
     until: float
     done: Callable[[Made | Exception], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was decided for a job."""
+    """What was decided for a job. ``tokens``: one for each slot, None where it is empty or the policy has none."""
 
     job: Job
-    names: tuple[str, ...]
-    drawn: list[Drawn]
+    filled: Filled
     snapshot: int | None
     reason: Reason | None
     ts: int
+    tokens: tuple[str | None, ...]
 
     def decisions(self) -> list[Decision]:
         """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
-        job = self.job
+        job, filled = self.job, self.filled
+        shared = job.x.ndim == 1
         return [
             Decision(
                 decision_id=job.decision_id,
                 policy=job.ask.policy,
                 slot=slot,
-                arm=self.names[one.place],
-                propensity=one.propensity,
+                arm=arm,
+                propensity=propensity,
                 snapshot=self.snapshot,
-                context=job.x,
+                context=job.x if shared else job.x[place],
                 candidates=(),
                 probabilities=None,
                 ts=self.ts,
                 unit=job.ask.unit,
-                propensity_kind="estimate" if one.estimated else "exact",
+                propensity_kind=filled.kind,
+                group=filled.groups[place] if filled.groups else None,
             )
-            for slot, one in zip(job.places, self.drawn, strict=False)
+            for place, (slot, arm, propensity) in enumerate(
+                zip(job.places, filled.arms, filled.propensity, strict=True)
+            )
+            if arm is not None
         ]
 
     def answer(self, *, context: bool) -> Answer:
         """As it is told; with the context where who asked logs the impressions."""
-        job, left = self.job, len(self.job.places) - len(self.drawn)
+        job, kind = self.job, self.filled.kind
+        groups = self.filled.groups or (None,) * len(job.places)
         shown = [
-            Shown(
+            Shown(slot=slot, arm=None, propensity=None, propensity_kind=None)
+            if arm is None
+            else Shown(
                 slot=slot,
-                arm=self.names[one.place],
-                propensity=one.propensity,
-                propensity_kind="estimate" if one.estimated else "exact",
+                arm=arm,
+                propensity=propensity,
+                propensity_kind=kind,
+                token=UNSET if token is None else token,
+                group=UNSET if group is None else group,
             )
-            for slot, one in zip(job.places, self.drawn, strict=False)
+            for slot, arm, propensity, token, group in zip(
+                job.places, self.filled.arms, self.filled.propensity, self.tokens, groups, strict=True
+            )
         ]
-        if left:
-            shown += [Shown(slot=slot, arm=None, propensity=None, propensity_kind=None) for slot in job.places[-left:]]
         return Answer(
             decision_id=job.decision_id,
             policy=job.ask.policy,
@@ -114,7 +126,8 @@ class Made:
             reason=self.reason,
             slots=shown,
             unit=UNSET if job.ask.unit is None else job.ask.unit,
-            context=job.x.tolist() if context else UNSET,
+            context=job.x.tolist() if context and job.x.ndim == 1 else UNSET,
+            contexts=job.x.tolist() if context and job.x.ndim == 2 else UNSET,
         )
 
 
@@ -135,6 +148,8 @@ class Desk:
         self._source = source
         self._clock = clock
         self._monotonic = monotonic
+        self.tokens = TokenDesk(settings)
+        self.filler = Filler(settings.policies)
         self._waiting: deque[Job] = deque()
         self._scheduled = False
 
@@ -144,13 +159,19 @@ class Desk:
         return len(self._waiting)
 
     def vector(self, ask: Ask) -> FloatArray:
-        """(d,) context of what is asked, checked. Raises BadRequest: no such policy, another length, wrong features."""
+        """(d,) context of what is asked, or (s, d), checked. Raises BadRequest: no such policy, another length, wrong features."""
+        try:
+            return self.tokens.rounded(ask.policy, self._vector(ask))
+        except ValueError as error:
+            raise error if isinstance(error, BadRequest) else BadRequest(str(error)) from error
+
+    def _vector(self, ask: Ask) -> FloatArray:
         known, snapshot = self._settings.policies.get(ask.policy), self._source.snapshot(ask.policy)
         if known is None and snapshot is None:
             raise BadRequest(f"there is no policy {ask.policy!r}; {did_you_mean(ask.policy, self._settings.policies)}")
         dimension = known.dimension if known is not None else 0 if snapshot is None else snapshot.dimension
         if isinstance(ask.features, Mapping):
-            if isinstance(ask.context, list):
+            if isinstance(ask.context, list) or isinstance(ask.contexts, list):
                 raise BadRequest("give `context` (numbers) or `features` (values by name), and not both")
             if known is None or known.features is None:
                 raise BadRequest(f"policy {ask.policy!r} has no named features; give `context`, {dimension} numbers")
@@ -158,10 +179,20 @@ class Desk:
                 return known.features.features.vector(ask.features)
             except FeatureError as error:
                 raise BadRequest(f"features: {error}") from error
+        if isinstance(ask.contexts, list):
+            return _for_each_slot(ask, ask.contexts, dimension)
         given = ask.context if isinstance(ask.context, list) else []
         if len(given) != dimension:
             raise BadRequest(f"context has {len(given)} numbers; policy {ask.policy!r} needs {dimension}")
         return np.array(given, np.float64)
+
+    def check(self, ask: Ask) -> None:
+        """Raises BadRequest if the request's fields do not suit the policy's rules."""
+        if isinstance(ask.request, dict):
+            try:
+                self.filler.request(ask.policy, ask.request)
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
 
     def add(self, jobs: list[Job]) -> None:
         """Queue jobs; they are decided in the loop's next turn."""
@@ -176,41 +207,83 @@ class Desk:
     def _turn(self) -> None:
         self._scheduled = False
         now = self._monotonic()
-        groups: dict[tuple[str, int, tuple[str, ...] | None, bool], list[Job]] = {}
+        groups: dict[tuple[str, tuple[str, ...], tuple[str, ...] | None, bool, bool], list[Job]] = {}
         for _ in range(min(TOGETHER, len(self._waiting))):
             job = self._waiting.popleft()
             among = None if job.ask.candidates is None else tuple(job.ask.candidates)
-            groups.setdefault((job.ask.policy, len(job.places), among, now > job.until), []).append(job)
-        for (policy, _, among, late), jobs in groups.items():
-            self._decide(policy, among, jobs, late=late)
+            key = (job.ask.policy, job.places, among, now > job.until, job.x.ndim == 1)
+            groups.setdefault(key, []).append(job)
+        for (policy, _, among, late, shared), jobs in groups.items():
+            self._decide(policy, among, jobs, late=late, shared=shared)
         self._schedule()
 
-    def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool) -> None:
-        snapshot, ts = self._source.snapshot(policy), int(self._clock() * 1000)
+    def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool, shared: bool) -> None:
+        snapshot, ts = deciding(self._settings, policy, self._source.snapshot), int(self._clock() * 1000)
         reason = self._why_not(policy, snapshot, late=late)
         version: int | None = None
+        places = [
+            Place(
+                slots=job.places,
+                candidates=among,
+                unit=job.ask.unit,
+                request=self.filler.request(policy, job.ask.request) if isinstance(job.ask.request, dict) else NOTHING,
+                now_ms=ts,
+                key=job.decision_id,
+            )
+            for job in jobs
+        ]
         try:
-            if reason is None and snapshot is not None:
-                names, version = among or snapshot.names, snapshot.version
-                drawn = allocate(snapshot, np.array([job.x for job in jobs]), among, np.array([job.u for job in jobs]))
+            if reason is not None or snapshot is None:
+                arms = self._arms(policy, among, snapshot)
+                found = [
+                    self.filler.fall_back(policy, snapshot, replace(place, candidates=arms), rng=job.rng)
+                    for place, job in zip(places, jobs, strict=True)
+                ]
+            elif shared:
+                version = snapshot.version if snapshot.policy == policy else None
+                x, rngs = np.array([job.x for job in jobs]), [job.rng for job in jobs]
+                found = self.filler.fill_together(policy, snapshot, x, places, rngs=rngs)
             else:
-                names = self._arms(policy, among, snapshot)
-                drawn = [uniform(len(names), job.u) for job in jobs]
+                version = snapshot.version if snapshot.policy == policy else None
+                found = [
+                    self.filler.fill(policy, snapshot, job.x, place, rng=job.rng)
+                    for place, job in zip(places, jobs, strict=True)
+                ]
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for ever
             refused = isinstance(error, ValueError) and not isinstance(error, BadRequest)
             for job in jobs:
                 job.done(BadRequest(str(error)) if refused else error)
             return
-        for job, one in zip(jobs, drawn, strict=True):
-            job.done(Made(job, names, one, version, reason, ts))
+        for job, filled in zip(jobs, found, strict=True):
+            try:
+                tokens = self._tokens(job, filled, version, ts)
+            except ValueError as error:
+                job.done(BadRequest(str(error)))
+                continue
+            job.done(Made(job, filled, version, reason, ts, tokens))
+
+    def _tokens(self, job: Job, filled: Filled, snapshot: int | None, ts: int) -> tuple[str | None, ...]:
+        return self.tokens.of_slots(
+            job.ask.policy,
+            decision_id=job.decision_id,
+            slots=job.places,
+            arms=filled.arms,
+            propensity=filled.propensity,
+            estimated=filled.kind == "estimate",
+            snapshot=snapshot,
+            context=job.x,
+            ts=ts,
+        )
 
     def _why_not(self, policy: str, snapshot: Snapshot | None, *, late: bool) -> Reason | None:
+        if logs_only(self._settings, policy, snapshot):
+            return "logging"
         if snapshot is None:
             return "no snapshot"
         known, most_s, age_s = (
             self._settings.policies.get(policy),
             self._settings.snapshot_max_age_s,
-            self._source.age_s(policy),
+            self._source.age_s(snapshot.policy),
         )
         if known is not None and known.fingerprint is not None and snapshot.encoder != known.fingerprint:
             return "no snapshot"  # none of these features
@@ -223,9 +296,23 @@ class Desk:
             if len(set(among)) != len(among):
                 twice = sorted({name for name in among if among.count(name) > 1})
                 raise BadRequest(f"candidates hold {twice} more than once; each arm may be given once")
-            return tuple(among if snapshot is None else snapshot.showable(among) or ())
+            return among
         known = self._settings.policies.get(policy)
         arms = snapshot.names if snapshot is not None else known.arms if known is not None else ()
         if not arms:
             raise BadRequest(f"policy {policy!r} has no snapshot and no arms in the settings; give `candidates`")
-        return tuple(arms if snapshot is None else snapshot.showable(arms) or ())
+        return tuple(arms)
+
+
+def _for_each_slot(ask: Ask, contexts: list[list[float]], dimension: int) -> FloatArray:
+    """(s, d) contexts of the slots."""
+    if isinstance(ask.context, list):
+        raise BadRequest("give `context` (numbers) or `contexts` (numbers for each slot), and not both")
+    slots = len(ask.places())
+    lengths = sorted({len(one) for one in contexts})
+    if len(contexts) != slots or lengths != [dimension]:
+        raise BadRequest(
+            f"contexts has {len(contexts)} lists of {', '.join(map(str, lengths))} numbers; policy {ask.policy!r} needs "
+            f"{dimension} numbers for each of {slots} slots"
+        )
+    return np.array(contexts, np.float64)

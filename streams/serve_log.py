@@ -15,6 +15,7 @@ import numpy as np
 
 from streams import logs
 from streams.client import Decision
+from streams.conversions import Conversion
 from streams.delivery import Delivery, NotDelivered, QueueFull, Stats
 from streams.events import Impression, Outcome
 
@@ -51,6 +52,20 @@ class Sender(Protocol):
         kind: str = "click",
         ts: int | None = None,
         *,
+        cost: float | None = None,
+        of: str | None = None,
+        token: str | None = None,
+        tag: object = None,
+    ) -> None: ...
+    def log_conversion(  # noqa: D102
+        self,
+        unit: str,
+        conversion_id: str,
+        kind: str,
+        value: float = 1.0,
+        ts: int | None = None,
+        *,
+        policy: str | None = None,
         tag: object = None,
     ) -> None: ...
     def flush(self, timeout_s: float = 30.0) -> None: ...  # noqa: D102
@@ -73,7 +88,9 @@ class Journal:
         self._count = count
         self._sender: Sender | None = None
         self._reserved = 0
-        self._open: dict[int, Decision | Outcome] = {}  # with a folder: what was sent and is not settled, by its id()
+        self._open: dict[
+            int, Decision | Outcome | Conversion
+        ] = {}  # with a folder: what was sent and is not settled, by its id()
         self._stop = threading.Event()
         self._resending: _Resending | None = None
         self._thread: threading.Thread | None = None
@@ -99,7 +116,7 @@ class Journal:
         """Give back room that will not be needed."""
         self._reserved -= events
 
-    def write(self, events: Sequence[Decision | Outcome]) -> None:
+    def write(self, events: Sequence[Decision | Outcome | Conversion]) -> None:
         """Send events that room was reserved for."""
         self._reserved -= len(events)
         for event in events:
@@ -121,7 +138,9 @@ class Journal:
             for tag in delivery.tags:
                 self._open.pop(id(tag), None)
         if delivery.error is not None:
-            self._keep([tag for tag in delivery.tags if isinstance(tag, Decision | Outcome)], delivery.error)
+            self._keep(
+                [tag for tag in delivery.tags if isinstance(tag, Decision | Outcome | Conversion)], delivery.error
+            )
 
     def close(self, timeout_s: float) -> None:
         """Deliver what is queued and stop. What is not delivered goes to disk; without a folder, NotDelivered."""
@@ -141,22 +160,35 @@ class Journal:
             raise RuntimeError("the journal has no sender before start; this is a bug")
         return self._sender
 
-    def _send(self, event: Decision | Outcome, *, tag: object) -> None:
+    def _send(self, event: Decision | Outcome | Conversion, *, tag: object) -> None:
         if isinstance(event, Decision):
             self._to().log_impression(event, tag=tag)
+        elif isinstance(event, Conversion):
+            self._to().log_conversion(
+                event.unit, event.conversion_id, event.kind, event.value, event.ts, policy=event.policy, tag=tag
+            )
         else:
             self._to().log_click(
-                event.decision_id, event.slot, event.outcome_id, event.value, event.kind, event.ts, tag=tag
+                event.decision_id,
+                event.slot,
+                event.outcome_id,
+                event.value,
+                event.kind,
+                event.ts,
+                cost=event.cost,
+                of=event.of,
+                token=event.token,
+                tag=tag,
             )
 
-    def _keep(self, events: Sequence[Decision | Outcome], why: str) -> None:
+    def _keep(self, events: Sequence[Decision | Outcome | Conversion], why: str) -> None:
         for event in events:
             line = impression(event) if isinstance(event, Decision) else event
             if self._spill is not None and self._spill.add(line):
                 self._count("spilled", 1)
             else:
                 self._count("lost", 1)
-                _log.error("an event is lost", decision_id=event.decision_id, slot=event.slot, why=why)
+                _log.error("an event is lost", **_names(event), why=why)
 
     def _resend(self) -> None:
         while not self._stop.wait(RESEND_S):
@@ -206,6 +238,12 @@ class _Resending:
         return rows - self._settled
 
 
+def _names(event: Decision | Outcome | Conversion) -> dict[str, str]:
+    if isinstance(event, Conversion):
+        return {"unit": event.unit, "conversion_id": event.conversion_id}
+    return {"decision_id": event.decision_id, "slot": event.slot}
+
+
 def impression(of: Decision) -> Impression:
     """The event that says that a decision was shown."""
     return Impression(
@@ -216,6 +254,7 @@ def impression(of: Decision) -> Impression:
         arm=of.arm,
         propensity=of.propensity,
         propensity_kind=None if of.propensity_kind == "exact" else of.propensity_kind,
+        group=of.group,
         context=of.context.tolist(),
         ts=of.ts,
         unit=of.unit,
@@ -237,4 +276,5 @@ def decision(of: Impression) -> Decision:
         ts=of.ts,
         unit=of.unit,
         propensity_kind="exact" if of.propensity_kind is None else of.propensity_kind,
+        group=of.group,
     )

@@ -6,6 +6,8 @@ A decision asked for, and its answer::
     {"decision_id":"d1","policy":"front","snapshot":17,"ts":1700000000000,"reason":null,
      "slots":[{"slot":"top","arm":"b","propensity":0.25,"propensity_kind":"exact"}, ...]}
 
+Where the policy has decision tokens, each slot has its ``token``; an outcome with it needs neither decision_id nor slot.
+
 Evolution as in `streams/events.py`, but a request with a field that is not known is refused: it is a misspelling.
 """
 
@@ -25,6 +27,7 @@ MOST_CANDIDATES = 10_000
 MOST_NUMBERS = 10_000
 MOST_AT_ONCE = 1_000
 LONGEST_DEADLINE_MS = 60_000
+LONGEST_TOKEN = 65_536
 
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -48,13 +51,23 @@ class BadRequest(ValueError):  # noqa: N818 - reads as what it says
 
 
 class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice."""
+    """One decision that is asked for: arms for a slot, or for several of one page, no arm twice.
+
+    `context` is of the request, `contexts` has one for each slot; `request` is what eligibility rules compare.
+    """
 
     policy: Name
     slot: Name | UnsetType = UNSET
     slots: Slots | UnsetType = UNSET
     context: Annotated[list[Number], Meta(max_length=MOST_NUMBERS)] | UnsetType = UNSET
+    contexts: (
+        Annotated[
+            list[Annotated[list[Number], Meta(max_length=MOST_NUMBERS)]], Meta(min_length=1, max_length=MOST_SLOTS)
+        ]
+        | UnsetType
+    ) = UNSET
     features: dict[str, str | Number | bool | None] | UnsetType = UNSET
+    request: dict[str, str | Number | list[str | Number] | None] | UnsetType = UNSET
     candidates: Annotated[list[Name], Meta(min_length=1, max_length=MOST_CANDIDATES)] | None = None
     unit: Name | None = None
     decision_id: Name | None = None
@@ -74,29 +87,50 @@ class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fals
 
 
 class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now."""
+    """An outcome that is reported. Without `outcome_id` one of each kind counts; without `ts` it is now.
 
-    decision_id: Name
-    slot: Name
+    `cost` is what it costs, without it what the settings say.
+    `of` is the outcome_id of the outcome that a `retraction` or a `refund` takes back.
+    `decision_id` and `slot` may be left out beside a `token`, which tells them.
+    """
+
+    decision_id: Name | UnsetType = UNSET
+    slot: Name | UnsetType = UNSET
+    token: Annotated[str, Meta(min_length=1, max_length=LONGEST_TOKEN)] | None = None
     outcome_id: Name | None = None
     kind: Name = "click"
     value: Number = 1.0
     ts: Time | None = None
+    of: Name | None = None
+    cost: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
+
+
+class ConversionReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What a unit did, reported as an outcome that names no decision; policies that attribute its kind find one. Without `ts` it is now."""
+
+    unit: Name
+    conversion_id: Name
+    kind: Name
+    value: Number = 1.0
+    ts: Time | None = None
+    policy: Name | None = None
 
 
 class Shown(Struct, frozen=True, kw_only=True, gc=False):
-    """The arm of a slot. All three are null where no candidate was left for it."""
+    """The arm of a slot. All are null where no candidate was left for it; `group` is there where decisions are shared out."""
 
     slot: str
     arm: str | None
     propensity: float | None
     propensity_kind: str | None
+    token: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
-    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline"), null if it did not.
+    """One decision. `reason` says why the fallback decided ("no snapshot", "stale", "deadline", "logging"), null if it did not.
 
-    `context` is there only where the service does not log impressions: who logs them needs what was decided from.
+    `context` (or `contexts`) is there only where the service does not log impressions: who logs them needs what was decided from.
     """
 
     decision_id: str
@@ -107,6 +141,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     slots: list[Shown]
     unit: str | UnsetType = UNSET
     context: list[float] | UnsetType = UNSET
+    contexts: list[list[float]] | UnsetType = UNSET
 
 
 Kind = TypeVar("Kind", Ask, Report)
@@ -117,6 +152,11 @@ _MANY_ASKS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
 _REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Report)
 _MANY_REPORTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     Annotated[list[Report], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+)
+_CONVERSIONS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ConversionReport)
+_NAMES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MANY_RAW: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MOST_AT_ONCE)]
 )
 _PLACE = re.compile(r"`(\$[^`]*)`")
 
@@ -136,15 +176,32 @@ def asks(body: bytes) -> tuple[list[Ask], bool]:
     return (found if many else [found]), many
 
 
-def reports(body: bytes) -> list[Report]:
-    """The outcomes reported, one or many. Raises BadRequest.
+def reports(body: bytes) -> list[Report | ConversionReport]:
+    """The outcomes reported, one or many; those with a unit and no decision are conversions. Raises BadRequest.
 
     >>> reports(b'{"decision_id": "d1", "slot": "top"}')[0].kind
     'click'
+    >>> reports(b'{"unit": "u1", "conversion_id": "c1", "kind": "purchase"}')[0].unit
+    'u1'
     """
     many = _is_list(body)
+    if b'"unit"' in body:
+        return _mixed(body, many=many)
     found = _decoded(_MANY_REPORTS if many else _REPORTS, body)
     return list(found) if many else [found]
+
+
+def _mixed(body: bytes, *, many: bool) -> list[Report | ConversionReport]:
+    found: list[Report | ConversionReport] = []
+    raw = _decoded(_MANY_RAW, body) if many else [body]
+    for number, one in enumerate(raw):
+        try:
+            names = _decoded(_NAMES, bytes(one))
+            decoder = _CONVERSIONS if "unit" in names and "decision_id" not in names else _REPORTS
+            found.append(_decoded(decoder, bytes(one)))
+        except BadRequest as error:
+            raise BadRequest(f"outcome {number}: {error}" if many else str(error), status=error.status) from error
+    return found
 
 
 def _is_list(body: bytes) -> bool:

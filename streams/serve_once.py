@@ -1,7 +1,7 @@
 """The same answer to the same idempotency key: answers are kept for a time, within a bound, and duplicates wait for one.
 
 The memory is a process's own. Another process that gets the same key decides with the same decision id and the same
-random numbers (`numbers`): from the same snapshot the same arms, and in any case an impression that the learner counts once.
+random numbers (`drawn`): from the same snapshot the same arms, and in any case an impression that the learner counts once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 
 from streams.serve_messages import BadRequest
 
@@ -86,14 +85,13 @@ def _fail(future: asyncio.Future[bytes], error: BaseException) -> None:
         future.cancel()
 
 
-def numbers(key: str, count: int) -> tuple[str, npt.NDArray[np.float64]]:
-    """A decision id, and `count` numbers uniform on [0, 1), that follow from the key.
+def drawn(key: str) -> tuple[str, np.random.Generator]:
+    """A decision id, and a generator, that follow from the key.
 
-    >>> first, u = numbers("order-1", 3)
-    >>> again, v = numbers("order-1", 3)
-    >>> first == again, u.tolist() == v.tolist(), len(first)
+    >>> first, rng = drawn("order-1")
+    >>> again, other = drawn("order-1")
+    >>> first == again, rng.random() == other.random(), len(first)
     (True, True, 32)
     """
     seed = blake2b(key.encode(), digest_size=32).digest()
-    rng = np.random.default_rng(int.from_bytes(seed[16:], "little"))
-    return seed[:16].hex(), rng.random(count)
+    return seed[:16].hex(), np.random.default_rng(int.from_bytes(seed[16:], "little"))

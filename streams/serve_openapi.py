@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from streams.serve_messages import MOST_AT_ONCE, Answer, Ask, Report
+from streams.serve_messages import MOST_AT_ONCE, Answer, Ask, ConversionReport, Report
 
 VERSION = "1"
 
@@ -59,7 +59,10 @@ def description() -> dict[str, Any]:
     >>> sorted(description()["paths"])
     ['/livez', '/openapi.json', '/readyz', '/v1/decisions', '/v1/outcomes', '/v1/policies']
     """
-    _, schemas = msgspec.json.schema_components([Ask, Report, Answer], ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components(
+        [Ask, Report, ConversionReport, Answer], ref_template="#/components/schemas/{name}"
+    )
+    schemas["Report"]["anyOf"] = [{"required": ["decision_id", "slot"]}, {"required": ["token"]}]
     decisions = _write("Decide which arms to show.", _one_or_many("Ask"), "200", _one_or_many("Answer", answer=True))
     decisions["parameters"] = [_KEY]
     return {
@@ -67,7 +70,9 @@ def description() -> dict[str, Any]:
         "info": {"title": "clickloop", "version": VERSION, "description": "Decisions of contextual bandits."},
         "paths": {
             "/v1/decisions": {"post": decisions},
-            "/v1/outcomes": {"post": _write("Report what followed.", _one_or_many("Report"), "202", _ACCEPTED)},
+            "/v1/outcomes": {
+                "post": _write("Report what followed.", _one_or_many("Report", "ConversionReport"), "202", _ACCEPTED)
+            },
             "/v1/policies": {"get": _policies()},
             "/openapi.json": {"get": _read("This description.", {"type": "object"})},
             "/livez": {"get": _read("Whether the process answers.", _STATUS)},
@@ -80,8 +85,9 @@ def description() -> dict[str, Any]:
     }
 
 
-def _one_or_many(name: str, *, answer: bool = False) -> dict[str, Any]:
-    one = {"$ref": f"#/components/schemas/{name}"}
+def _one_or_many(*names: str, answer: bool = False) -> dict[str, Any]:
+    kinds = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    one: dict[str, Any] = kinds[0] if len(kinds) == 1 else {"oneOf": kinds}
     many: dict[str, Any] = {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_AT_ONCE}
     return {"anyOf" if answer else "oneOf": [one, many]}
 

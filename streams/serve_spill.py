@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from streams.conversions import Conversion
 from streams.events import LARGEST_RECORD, Impression, Outcome
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _ENCODER = msgspec.json.Encoder()
 class _Line(msgspec.Struct):
     i: Impression | None = None
     o: Outcome | None = None
+    c: Conversion | None = None
 
 
 class Spill:
@@ -64,9 +66,9 @@ class Spill:
         """Whether there may be no room for another event."""
         return self._bytes + LARGEST_RECORD > self._most_bytes
 
-    def add(self, event: Impression | Outcome) -> bool:
+    def add(self, event: Impression | Outcome | Conversion) -> bool:
         """Write one event to disk; False, and nothing written, if that would pass the bound or the disk is full."""
-        line = _ENCODER.encode(_Line(i=event) if isinstance(event, Impression) else _Line(o=event)) + b"\n"
+        line = _ENCODER.encode(_line(event)) + b"\n"
         with self._lock:
             if self._bytes + len(line) > self._most_bytes:
                 return False
@@ -81,7 +83,7 @@ class Spill:
             self._rows += 1
             return True
 
-    def take(self) -> tuple[Path, list[Impression | Outcome]] | None:
+    def take(self) -> tuple[Path, list[Impression | Outcome | Conversion]] | None:
         """The oldest file and its events; None if there is none. A last line that was cut is left out."""
         with self._lock:
             paths = sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit() and path.stat().st_size)
@@ -89,13 +91,13 @@ class Spill:
                 return None
             if paths[0] == self.path(self._number):
                 self._number, self._rows = self._number + 1, 0
-        events: list[Impression | Outcome] = []
+        events: list[Impression | Outcome | Conversion] = []
         for line in paths[0].read_bytes().split(b"\n"):
             try:
                 read = msgspec.json.decode(line, type=_Line)
             except msgspec.DecodeError:
                 continue
-            events += [event for event in (read.i, read.o) if event is not None]
+            events += [event for event in (read.i, read.o, read.c) if event is not None]
         return paths[0], events
 
     def done(self, path: Path) -> None:
@@ -104,3 +106,9 @@ class Spill:
             size = path.stat().st_size
             path.unlink()
             self._bytes -= size
+
+
+def _line(event: Impression | Outcome | Conversion) -> _Line:
+    if isinstance(event, Impression):
+        return _Line(i=event)
+    return _Line(c=event) if isinstance(event, Conversion) else _Line(o=event)

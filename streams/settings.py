@@ -15,14 +15,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams import security
 from streams.failpoints import failpoints
+from streams.modes import check_follows
+from streams.settings_attribution import rules_differ
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
 from streams.settings_sources import check_files, layers, merge
+from streams.settings_tokens import KeyId, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic_settings import PydanticBaseSettingsSource
+
+    from streams.tokens import Keys
 
 __all__ = ["PolicySettings", "Settings", "SettingsError", "TopicNames", "load"]
 
@@ -42,6 +47,9 @@ class TopicNames:
     feedback: str
     dead_letters: str
     controls: str
+    conversions: str
+    touches: str
+    attribution: str
 
 
 class Settings(BaseSettings):
@@ -126,6 +134,11 @@ class Settings(BaseSettings):
     ssl_cafile: Path | None = Field(None, description="PEM file of the brokers' authority; unset is the system's")
     ssl_certfile: Path | None = Field(None, description="PEM file of this client's certificate")
     ssl_keyfile: Path | None = Field(None, description="PEM file of this client's key")
+    token_keys: dict[KeyId, SecretStr] = Field(
+        default_factory=dict,
+        description="secrets of decision tokens by key id, 0 to 255, at least 16 random bytes each; better in secrets_dir",
+    )
+    token_key: KeyId | None = Field(None, description="id of the key that signs new tokens; unset is the only one")
     secrets_dir: Path | None = Field(None, description="folder with one file for each secret, as Docker mounts them")
     fail_at: str | None = Field(None, description="for tests: the place where this process kills itself, NAME[:COUNT]")
     policies: dict[str, PolicySettings] = Field(default_factory=dict, description="one entry for each policy")
@@ -169,6 +182,13 @@ class Settings(BaseSettings):
         return policies
 
     @model_validator(mode="after")
+    def _conversions_have_one_rule(self) -> Self:
+        why_not = rules_differ(self.policies)
+        if why_not is not None:
+            raise ValueError(why_not)
+        return self
+
+    @model_validator(mode="after")
     def _security_complete(self) -> Self:
         if self.security_protocol.startswith("SASL"):
             wanted = ("sasl_mechanism", "sasl_username", "sasl_password")
@@ -188,10 +208,31 @@ class Settings(BaseSettings):
         needed_s, name = max(((2 * policy.reread_s, name) for name, policy in self.policies.items()), default=(0.0, ""))
         if "retention_s" in self.model_fields_set and self.retention_s < needed_s:
             limited = " + unit_window_s" if self.policies[name].unit_limit else ""
+            window = self.policies[name].longest_window
             raise ValueError(
-                f"retention_s = {self.retention_s:g}: less than twice window_s + grace_s{limited} of policy {name!r}, {needed_s:g}: "
+                f"retention_s = {self.retention_s:g}: less than twice {window} + grace_s{limited} of policy {name!r}, {needed_s:g}: "
                 "impressions would be deleted that clicks still need; make it longer, leave it out, or shorten the window"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_have_keys(self) -> Self:
+        on = sorted(name for name, policy in self.policies.items() if policy.token_window_s)
+        if self.keys is None and on:
+            raise ValueError(
+                f"policies.{on[0]}.token_window_s = {self.policies[on[0]].token_window_s:g} needs token_keys: set one for all ad servers and "
+                "learners, or token_window_s = 0"
+            )
+        return self
+
+    @property
+    def keys(self) -> Keys | None:
+        """Keys of decision tokens; None if there are none."""
+        return keys_of(self.token_keys, self.token_key)
+
+    @model_validator(mode="after")
+    def _apprentices_follow_who_decides(self) -> Self:
+        check_follows(self.policies)
         return self
 
     def topic(self, name: str) -> str:
@@ -210,12 +251,25 @@ class Settings(BaseSettings):
             feedback=self.topic("feedback"),
             dead_letters=self.topic("dead-letters"),
             controls=self.topic("controls"),
+            conversions=self.topic("conversions"),
+            touches=self.topic("touches"),
+            attribution=self.topic("attribution"),
         )
 
     @property
     def learner_group(self) -> str:
         """The learners' consumer group."""
         return f"{self.prefix}clickloop-learner"
+
+    @property
+    def attributor_group(self) -> str:
+        """The attributors' consumer group."""
+        return f"{self.prefix}clickloop-attributor"
+
+    @property
+    def attributing(self) -> dict[str, PolicySettings]:
+        """The policies that attribute conversions by unit."""
+        return {name: policy for name, policy in self.policies.items() if policy.attribution is not None}
 
     @property
     def publisher_group(self) -> str:

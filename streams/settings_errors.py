@@ -134,7 +134,11 @@ def _shown(value: Any, root: type[BaseModel], path: Sequence[str | int]) -> str:
 
 
 def is_secret(root: type[BaseModel], path: Sequence[str | int]) -> bool:
-    """Tell whether the setting at `path` must not be printed."""
+    """Tell whether the setting at `path`, or the table that holds it, must not be printed."""
+    return any(_is_secret(root, path[:end]) for end in range(1, len(path) + 1))
+
+
+def _is_secret(root: type[BaseModel], path: Sequence[str | int]) -> bool:
     model = model_at(root, path)
     field = model.model_fields.get(str(path[-1])) if model is not None else None
     return field is not None and SecretStr in (field.annotation, *getattr(field.annotation, "__args__", ()))

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationError,
@@ -17,8 +16,12 @@ from pydantic import (
 
 from policies.arm_features import Features, standardised
 from policies.explorers import EXPLORERS
+from streams.outcomes import TAKING_BACK
+from streams.settings_attribution import AttributionSettings, refused
 from streams.settings_errors import SettingsError, did_you_mean
 from streams.settings_features import FeatureSettings
+from streams.settings_slots import SlotPolicy
+from streams.settings_tokens import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +42,7 @@ Rate = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
 
-class PolicySettings(BaseModel):
+class PolicySettings(SlotPolicy):
     """How one policy learns and explores; frozen, and refused as a whole if a value makes no sense.
 
     >>> PolicySettings(dimension=8).window_s
@@ -54,6 +57,9 @@ class PolicySettings(BaseModel):
     dimension: int = Field(0, ge=0, le=4096, description="length d of the context vector; 0 only for model beta")
     window_s: Span = Field(600.0, description="seconds after an impression a click counts")
     early_s: Seconds = Field(60.0, description="seconds before its impression a click counts, for clocks that disagree")
+    token_window_s: Seconds = Field(
+        0.0, description="seconds after a decision an outcome counts that brings the decision's token; 0 for no tokens"
+    )
     grace_s: Seconds = Field(60.0, description="seconds of event time that a row is kept beyond its window")
     half_life_s: Seconds = Field(0.0, description="half-life of old data in seconds; 0 forgets nothing")
     half_lives_s: tuple[Seconds, ...] = Field(
@@ -72,6 +78,16 @@ class PolicySettings(BaseModel):
     )
     aggregate: Literal["sum", "max", "min", "earliest", "count"] = Field(
         "sum", description="how several outcomes of one impression become its reward"
+    )
+    counts_on: Literal["impression", "viewable"] = Field(
+        "impression", description="whether each impression counts, or only once a viewable event came for it"
+    )
+    viewable_kind: str = Field(
+        "viewable", min_length=1, description="kind of the viewable event; one that is not among outcomes earns nothing"
+    )
+    retraction_window_s: Seconds = Field(
+        0.0,
+        description="seconds after an impression its outcomes can be taken back; rows are kept so long; 0 is as long as window_s",
     )
     reward_bounds: tuple[Weight, Weight] | None = Field(
         None, description="least and largest reward of one impression, 0 among them; rewards beyond are cut to these"
@@ -111,6 +127,28 @@ class PolicySettings(BaseModel):
     first: Rate = Field(1000.0, description="impressions that explore-first shows at random before it is greedy")
     power: Rate = Field(1.0, description="power of the standard deviation that uncertainty goes by; 0 is uniform")
     epsilon: Share = Field(0.005, description="share of decisions drawn uniformly")
+    mode: Literal["online", "apprentice", "logging"] = Field(
+        "online",
+        description="who decides: the policy itself; the policy that it follows, while it learns beside it (apprentice); the fallback (logging)",
+    )
+    follows: str | None = Field(None, min_length=1, description="mode apprentice: the policy that decides")
+    audit_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of decisions drawn uniformly for ever and told apart, as a yardstick; its size is audited",
+    )
+    audit: bool = Field(
+        False,
+        description="whether logged propensities are audited: alarms where arms are shown more often than they say",
+    )
+    audit_least: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the least propensity of any arm, where every decision chooses among all arms: then the audit also finds arms shown "
+        "too rarely; 0 where some decisions have other candidates",
+    )
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
     encoder: str | None = Field(
@@ -129,6 +167,9 @@ class PolicySettings(BaseModel):
         default_factory=dict,
         description="model hybrid: numbers that tell what arms have in common, by arm, as many for each; arms without any "
         "start from the mean arm",
+    )
+    attribution: AttributionSettings | None = Field(
+        None, description="conversions that name a unit and no decision: how they are given to its touched decisions"
     )
 
     @model_validator(mode="before")
@@ -178,7 +219,22 @@ class PolicySettings(BaseModel):
             raise ValueError('outcomes = {}: must list at least one kind and its worth, for example {"click": 1.0}')
         if "" in outcomes:
             raise ValueError(f"outcomes = {outcomes}: a kind must not be the empty string; give it a name or remove it")
+        reserved = sorted(outcomes.keys() & TAKING_BACK.keys())
+        if reserved:
+            raise ValueError(
+                f"outcomes lists {reserved}: these kinds take other outcomes back and are worth nothing themselves; "
+                "remove them, or give yours another name"
+            )
         return outcomes
+
+    @field_validator("viewable_kind")
+    @classmethod
+    def _viewable_takes_nothing_back(cls, kind: str) -> str:
+        if kind in TAKING_BACK:
+            raise ValueError(
+                f"viewable_kind = {kind!r}: this kind takes outcomes back; give the viewable event another name"
+            )
+        return kind
 
     @field_validator("reward_bounds")
     @classmethod
@@ -242,6 +298,14 @@ class PolicySettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _apprentices_follow(self) -> Self:
+        if (self.mode == "apprentice") != (self.follows is not None):
+            raise ValueError(
+                f"mode = {self.mode!r} with follows = {self.follows!r}: an apprentice, and no other, follows a policy; give both or neither"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _huber_fits(self) -> Self:
         if self.huber is not None and self.model in ("logistic", "beta"):
             raise ValueError(
@@ -251,12 +315,37 @@ class PolicySettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _positions_fit(self) -> Self:
+        if self.positioned and self.model in ("logistic", "beta"):
+            raise ValueError(
+                f"model = {self.model!r} with position effects (positions = {self.positions!r}, {self.kappa}): they scale contexts, which this "
+                "model cannot take; set model = 'linear', 'hybrid' or 'student', or leave positions out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _retractions_have_time(self) -> Self:
+        if 0 < self.retraction_window_s < self.window_s:
+            raise ValueError(
+                f"retraction_window_s = {self.retraction_window_s}: must be 0 or at least window_s = {self.window_s}, "
+                "because what counts can be taken back as long as it counts; set more or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _expiry_is_longer_than_the_window(self) -> Self:
         if 0 < self.expire_s < self.kept_s:
             raise ValueError(
-                f"expire_s = {self.expire_s}: must be 0 (never) or at least window_s + grace_s = {self.kept_s}, "
+                f"expire_s = {self.expire_s}: must be 0 (never) or at least {self.longest_window} + grace_s = {self.kept_s}, "
                 "because clicks on the arm's last impressions still come; set more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        reason = unfit(self)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")
@@ -291,6 +380,13 @@ class PolicySettings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _attribution_fits(self) -> Self:
+        why_not = refused(self)
+        if why_not is not None:
+            raise ValueError(why_not)
+        return self
+
     @property
     def fingerprint(self) -> str | None:
         """Of what makes the contexts, features or encoder; None if nothing is declared."""
@@ -310,8 +406,23 @@ class PolicySettings(BaseModel):
 
     @property
     def kept_s(self) -> float:
-        """Seconds of event time that an impression is needed for: its window and the grace."""
-        return self.window_s + self.grace_s
+        """Seconds of event time that an impression is needed for: its window, for clicks or retractions, and the grace."""
+        return max(self.window_s, self.retraction_window_s) + self.grace_s
+
+    @property
+    def longest_window(self) -> str:
+        """The name of the setting that says how long an impression is needed."""
+        return "retraction_window_s" if self.retraction_window_s > self.window_s else "window_s"
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of outcomes that the policy can use, those that take others back left out."""
+        return frozenset(self.outcomes) | ({self.viewable_kind} if self.counts_on == "viewable" else frozenset())
+
+    @property
+    def counted_s(self) -> float:
+        """Seconds of event time after an impression in which an outcome can still count, by the join or by a token, and the grace."""
+        return max(self.window_s, self.token_window_s) + self.grace_s
 
     @property
     def reread_s(self) -> float:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from policies.snapshot import Snapshot, assemble, decode_arm, decode_head, republish
 from policies.snapshot_records import BetaArm, Head
 from streams.checkpoint import FencedError, Writer
@@ -116,6 +118,7 @@ def _republished(settings: Settings, policy: str, old: Snapshot | None, version:
             ),
             paused=newest.paused,
             gone=newest.gone,
+            allotment=newest.allotment,
         )
         writer.commit(messages(snapshot, full=True))
     finally:
@@ -176,5 +179,7 @@ def _plain(snapshot: Snapshot) -> dict[str, Any]:
         "offsets": {str(number): next_ for number, next_ in snapshot.offsets.items()},
         "paused": list(snapshot.paused),
         "gone": list(snapshot.gone),
+        "canary": None if snapshot.canary is None else msgspec.to_builtins(snapshot.canary),
+        "audit_share": snapshot.audit_share,
         "arms": arms,
     }

@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from policies.batch import Batch
+from policies.ledger import Tariff
 from policies.model import Model, Sums
 from policies.references import References
 from streams.blocks import Blocks
@@ -26,15 +28,19 @@ from streams.decode import Decoder, select
 from streams.decoded import Dead, Impressions, Record
 from streams.events import COLUMNS_MAGIC
 from streams.feedback import encode_joined, encode_matured
-from streams.gathered import Gathered, referred, to_batch
+from streams.gathered import Gathered, parts, positioned, referred, to_batch
 from streams.join import Changes, Join, Joined, Matured, Window
+from streams.ledgers import Ledgers
 from streams.messages import Message
 from streams.table import Entry, Table, Tracks, sums_key
+from streams.token_outcomes import TokenOutcomes
+from streams.touches import touches
 from streams.waiting import pack_places, unpack_places
 
 __all__ = ["SIDES", "Fetched", "GapError", "OldBatchError", "PartitionState", "Rules", "Side", "sums_key", "to_batch"]
 
 FLUSH_ROWS = 16_384
+NO_REFERENCES = References()
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """What the sums in one checkpoint take, unless a setting says otherwise."""
 
@@ -78,7 +84,10 @@ class Rules:
     ``feature_limit``: of the policies that have one, what a context's components are cut to. ``checkpoint_bytes``: what the sums
     in one checkpoint may take; the rest follows in the next ones. ``expire_ms``: of the policies whose arms' sums expire, after
     how long. ``blocks``: memory and files for pending rows. ``references``: of the policies in
-    ``referring``, each with its limit of Huber's rule.
+    ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
+    ``tariffs``: of the policies whose spending is added up. ``partitions``: how many there are, None where tokens are not
+    checked against it. ``touch_kinds``: of the policies that attribute conversions, which outcomes
+    are written to the ``touch_partitions`` of `touches`.
     """
 
     decoder: Decoder
@@ -93,6 +102,11 @@ class Rules:
     blocks: Blocks = field(default_factory=Blocks)
     references: Lookup | None = None
     referring: Mapping[str, float | None] = field(default_factory=dict)
+    tariffs: Mapping[str, Tariff] = field(default_factory=dict)
+    kappa: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    partitions: int | None = None
+    touch_kinds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    touch_partitions: int = 1
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -111,8 +125,10 @@ class PartitionState:
     def __init__(self, number: int, *, rules: Rules, watermark: int | None = None) -> None:
         self.number = number
         self.rules = rules
-        self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks)
+        tokens = TokenOutcomes(rules.windows, number=number, partitions=rules.partitions)
+        self.join = Join(rules.windows, watermark=watermark, blocks=rules.blocks, tokens=tokens)
         self.table = Table(rules.tracks, expire_ms=rules.expire_ms)
+        self.ledgers = Ledgers(rules.tariffs)
         self.positions: dict[Side, int] = {"impressions": 0, "clicks": 0}
         self.largest_ts: dict[Side, int | None] = {"impressions": None, "clicks": None}
         self.impressions = {"accepted": 0, "duplicate": 0, "expired": 0, "dead": 0, "limited": 0}
@@ -179,6 +195,8 @@ class PartitionState:
             if changes.fresh is not None and changes.learning is not None:
                 self.impressions["accepted"] += len(changes.fresh)
                 self.impressions["limited"] += changes.limited
+                if self._replayed is None:
+                    self.ledgers.shown(group, changes.fresh, self.rules.decoder.arms[group.policy].list)
                 self._gather(group, changes.learning)
             if changes.expired is not None:
                 by_offset = by_offset or {record.offset: record for record in records}
@@ -197,13 +215,19 @@ class PartitionState:
         for row in dead:
             self._dead.append(("clicks", row))
             self.counts["dead"] += row.rows
+            if row.token is not None:
+                self.join.tokens.counts[row.token] += row.rows
         return self._settle(self.join.add_clicks(clicks))
 
     def _settle(self, changes: Changes) -> list[Joined]:
         for row in changes.joined:
-            if row.learns:
-                gathered = self._gathered.setdefault(row.policy, Gathered())
-                gathered.joined.append(row)
+            if row.learns and row.counts:
+                gathered = self._gathered.get(row.policy)
+                if gathered is None:
+                    gathered = self._gathered[row.policy] = Gathered()
+                gathered.add(row)
+        if self._replayed is None:
+            self.ledgers.followed(changes.joined, self.rules.decoder.arms)
         self._joined.extend(changes.joined)
         self._dead.extend(
             ("clicks", Dead(click.record, reason, _row_of(click.record, click.row))) for click, reason in changes.dead
@@ -260,15 +284,25 @@ class PartitionState:
         gathered = self._gathered.pop(policy, None)
         if gathered is None:
             return
+        only = self._lacking(policy, self.rules.decoder.arms[policy].list)
+        added, taken = parts(gathered, policy)
+        self.table.update(policy, self._batch(policy, added), cut=self._cuts.number, only=only)
+        if taken is not None:
+            self.table.take_out(policy, self._batch(policy, taken), cut=self._cuts.number, only=only)
+
+    def _batch(self, policy: str, gathered: Gathered) -> Batch:
         names = self.rules.decoder.arms[policy].list
         limit = self.rules.feature_limit.get(policy)
         batch = to_batch(gathered, names, self.rules.width(policy), limit=limit)
         references = self.rules.references if policy in self.rules.referring else None
+        if policy in self.rules.kappa:
+            known = NO_REFERENCES if references is None else references.of(policy)
+            batch = positioned(batch, gathered, known, self.rules.decoder.slots.list, self.rules.kappa[policy])
         if references is not None:
             known, limit = references.of(policy), self.rules.referring[policy]
             logistic = self.rules.models[policy].family == "logistic"
             batch = referred(batch, gathered, known, linearised=logistic, limit=limit)
-        self.table.update(policy, batch, cut=self._cuts.number, only=self._lacking(policy, names))
+        return batch
 
     def _lacking(self, policy: str, arms: Sequence[str]) -> dict[float, list[bool]] | None:
         """While input is replayed: by half-life, which arms' records do not go up to the cut that is being replayed."""
@@ -297,8 +331,11 @@ class PartitionState:
         self._close()
         messages = [
             *self._arm_records(),
+            *self.ledgers.messages(self.number, self.positions),
+            *self._remembered(),
             *self._feedback(),
             *self._dead_letters(),
+            *self._touches(),
             self._checkpoint(),
         ]
         self._joined, self._matured, self._dead = [], [], []
@@ -324,9 +361,14 @@ class PartitionState:
             },
             waiting=pack_places(self.join.waiting.places()),
             expired=pack_places(self.join.units.expired()),
+            token_floor=self.join.tokens.store.floor,
         )
 
     # -- recovery
+
+    def recall(self, seen: Mapping[bytes, bytes], base: Cut) -> None:
+        """Before `rewind`: the records of outcomes by token that counted."""
+        self.join.tokens.store.restore(seen, base=base.offsets, floor=base.token_floor)
 
     def rewind(self, base: Cut, goes_to: Mapping[Entry, Mapping[Side, int]]) -> None:
         """Go back to a cut, to `remember` what was pending there; ``goes_to``: the offsets that each entry's record includes."""
@@ -353,6 +395,7 @@ class PartitionState:
     def settled(self) -> None:
         """End the recovery: what is taken from here on is new."""
         self._joined, self._matured, self._dead = [], [], []
+        self.join.tokens.store.settled()
         self._goes_to, self._replayed = {}, None
         self.frozen = (self.positions["impressions"], self.positions["clicks"], self.join.watermark)
 
@@ -364,6 +407,13 @@ class PartitionState:
             yield Message("posteriors", self._key(entry), None)
         for entry, value in self.table.write(self.rules.checkpoint_bytes, offsets):
             yield Message("posteriors", self._key(entry), value)
+
+    def _remembered(self) -> Iterator[Message]:
+        """Records of outcomes that must not count again, once `_arm_records` has written what the sums' records go up to."""
+        base = self._cuts.at(self.table.base)
+        yield from self.join.tokens.store.records(
+            self.number, cut=dict(self.positions), base=base.offsets, watermark=base.watermark
+        )
 
     def _key(self, entry: Entry) -> bytes:
         policy, track, arm = entry
@@ -386,6 +436,17 @@ class PartitionState:
         for (side, _), rows in by_record.items():
             yield from letters(self.rules.topics[side], self.number, rows)
 
+    def _touches(self) -> Iterator[Message]:
+        rules = self.rules
+        if rules.touch_kinds:
+            yield from touches(
+                self._joined,
+                kinds=rules.touch_kinds,
+                windows=rules.windows,
+                partitions=rules.touch_partitions,
+                source=self.number,
+            )
+
     def _checkpoint(self) -> Message:
         value = {
             "v": 1,
@@ -394,9 +455,10 @@ class PartitionState:
             "unwritten": len(self.table.unwritten),
             "counts": dict(self.counts),
             "impressions": dict(self.impressions),
+            **({"tokens": dict(self.join.tokens.counts)} if any(self.join.tokens.counts.values()) else {}),
             "largest_ts": dict(self.largest_ts),
             "policies": {
-                policy: {"model": model.name, "dimension": model.dimension}
+                policy: {"model": model.name, "dimension": model.dimension, **self.rules.windows[policy].counted}
                 for policy, model in self.rules.models.items()
             },
         }

@@ -142,7 +142,7 @@ def make_log(
         raise LoggedError(_dimension_words(columns, context, policy.dimension))
     return Log(
         file=file,
-        reader=RowReader(columns, categories=context.categories, kinds=sorted(policy.outcomes), latest_ms=latest_ms),
+        reader=RowReader(columns, categories=context.categories, kinds=sorted(policy.kinds), latest_ms=latest_ms),
         limit=limit,
         back_ms=round(policy.grace_s * 1000),
         dimension=policy.dimension if policy.model != "beta" else 0,

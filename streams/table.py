@@ -16,6 +16,7 @@ import numpy as np
 from policies.batch import Batch
 from policies.expiry import admit, expired
 from policies.model import Model, Sums
+from policies.retraction import without
 
 Tracks = Mapping[float, Model]
 """A policy's model for each half-life in seconds; the first is the one that other programs know the policy by."""
@@ -53,6 +54,17 @@ class Table:
             part = batch if only is None else of_arms(batch, only[track])
             sums, part = self._admitted(policy, track, part)
             self.sums[policy][track] = model.update(sums, part)
+            for arm in touched(part):
+                self.unwritten.setdefault(Entry(policy, track, arm), cut)
+
+    def take_out(
+        self, policy: str, batch: Batch, *, cut: int, only: Mapping[float, Sequence[bool]] | None = None
+    ) -> None:
+        """Take a batch that was added before out of every track again; arguments as `update`."""
+        for track, model in self.tracks[policy].items():
+            part = batch if only is None else of_arms(batch, only[track])
+            sums, part = self._admitted(policy, track, part)
+            self.sums[policy][track] = without(sums, part, model=model)
             for arm in touched(part):
                 self.unwritten.setdefault(Entry(policy, track, arm), cut)
 

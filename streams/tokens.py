@@ -2,10 +2,12 @@
 
 A token is URL-safe base64 without padding, of these bytes (numbers little-endian):
 
-    1   version, 0x01
+    1   version, 0x02
     1   key id
     6   ts, ms UTC
     8   propensity, float64
+    4   snapshot that it was decided from, int32; -1 for none
+    1   flags: bit 0, the propensity is an estimate
     1+n decision id: its length and UTF-8; 0xFF and 16 bytes for an id of 32 lower-case hexadecimal digits
     1+n policy, likewise by length
     1+n slot
@@ -15,8 +17,8 @@ A token is URL-safe base64 without padding, of these bytes (numbers little-endia
     16  HMAC-SHA256 of all before, its first 16 bytes
 
 The context is at half precision: `half` rounds it before the decision is made and logged, so that token and impression agree
-bit for bit. A token of 32 dimensions takes about 170 characters. One token has one text: another spelling of its base64 is
-refused.
+bit for bit. A token of 32 dimensions takes about 180 characters. One token has one text: another spelling of its base64 is
+refused. Version 1 has neither snapshot nor flags and is read as a decision from no snapshot with an exact propensity.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from policies.batch import FloatArray
 
-VERSION = 1
+VERSION = 2
 MAC_BYTES = 16
 LEAST_SECRET = 16
 """Bytes that a key's secret has at least."""
@@ -49,29 +51,40 @@ LONGEST = 65_536
 
 _HEX = re.compile(r"[0-9a-f]{32}")
 _HEAD = struct.Struct("<BB6sd")
+_DECIDED = struct.Struct("<iB")
+"""What version 2 adds behind the head."""
+_ESTIMATED = 1
+_LARGEST_SNAPSHOT = 2**31 - 1
 
 
 class TokenError(ValueError):
-    """A token that cannot be used; the subclasses say why. Never worth a retry."""
+    """A token that cannot be used; the subclasses say why, ``what`` in one word. Never worth a retry."""
 
     retriable = False
+    what = "unusable"
 
 
 class ForgedTokenError(TokenError):
     """Not a token, or not signed by the key that it names."""
 
+    what = "forged"
+
 
 class ExpiredTokenError(TokenError):
     """Older than tokens may be, or from the future."""
+
+    what = "expired"
 
 
 class UnknownKeyError(TokenError):
     """Signed by a key that is not among those known here: retired, or not yet distributed."""
 
+    what = "unknown_key"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """What a token says. `context` is (d,), each number one that half precision has."""
+    """What a token says. `context` is (d,), each number one that half precision has; `snapshot` is None for a fallback."""
 
     decision_id: str
     policy: str
@@ -80,6 +93,8 @@ class Signed:
     propensity: float
     context: FloatArray
     ts: int
+    snapshot: int | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +151,13 @@ def sign(of: Signed, keys: Keys) -> str:
         raise ValueError("the context is not one that half precision has; decide and log from tokens.half(context)")
     if not (0.0 < of.propensity <= 1.0 and 0 <= of.ts < 1 << 48):
         raise ValueError(f"propensity = {of.propensity}, ts = {of.ts}; allowed: above 0 to 1, and ms UTC from 0")
+    snapshot = -1 if of.snapshot is None else of.snapshot
+    if not -1 <= snapshot <= _LARGEST_SNAPSHOT:
+        raise ValueError(f"snapshot = {snapshot}; allowed: None or 0 to {_LARGEST_SNAPSHOT}")
     body = b"".join(
         (
             _HEAD.pack(VERSION, keys.signing, of.ts.to_bytes(6, "little"), of.propensity),
+            _DECIDED.pack(snapshot, _ESTIMATED if of.estimated else 0),
             b"\xff" + bytes.fromhex(of.decision_id) if _HEX.fullmatch(of.decision_id) else _text(of.decision_id),
             _text(of.policy),
             _text(of.slot),
@@ -156,10 +175,24 @@ def verify(token: str, keys: Keys, *, now_ms: int, life_ms: int) -> Signed:
     Raises:
         ForgedTokenError, UnknownKeyError, ExpiredTokenError: what is wrong with it.
     """
+    found = authentic(token, keys)
+    if not now_ms - life_ms <= found.ts <= now_ms + AHEAD_MS:
+        raise ExpiredTokenError(
+            f"the token is of ts {found.ts}; allowed now: {now_ms - life_ms} to {now_ms + AHEAD_MS} (ms UTC)"
+        )
+    return found
+
+
+def authentic(token: str, keys: Keys) -> Signed:
+    """What the token says, if it is whole and signed by a known key, however old it is.
+
+    Raises:
+        ForgedTokenError, UnknownKeyError: what is wrong with it.
+    """
     raw = _bytes(token)
-    if len(raw) < _HEAD.size + MAC_BYTES or raw[0] != VERSION:
+    if len(raw) < _HEAD.size + MAC_BYTES or not 1 <= raw[0] <= VERSION:
         raise ForgedTokenError(
-            f"{_short(token)} is no token of version {VERSION}; send it as it came with the decision"
+            f"{_short(token)} is no token of version 1 to {VERSION}; send it as it came with the decision"
         )
     secret = keys.secrets.get(raw[1])
     if secret is None:
@@ -167,12 +200,7 @@ def verify(token: str, keys: Keys, *, now_ms: int, life_ms: int) -> Signed:
     body = raw[:-MAC_BYTES]
     if not hmac.compare_digest(_mac(secret, body), raw[-MAC_BYTES:]):
         raise ForgedTokenError(f"{_short(token)} is not signed by key {raw[1]}; send it as it came with the decision")
-    found = _read(body)
-    if not now_ms - life_ms <= found.ts <= now_ms + AHEAD_MS:
-        raise ExpiredTokenError(
-            f"the token is of ts {found.ts}; allowed now: {now_ms - life_ms} to {now_ms + AHEAD_MS} (ms UTC)"
-        )
-    return found
+    return _read(body)
 
 
 def _mac(secret: bytes, body: bytes) -> bytes:
@@ -202,8 +230,11 @@ def _text(name: str) -> bytes:
 
 def _read(body: bytes) -> Signed:
     """The fields of a body that we signed ourselves."""
-    _, _, ts, propensity = _HEAD.unpack_from(body)
-    at = _HEAD.size
+    version, _, ts, propensity = _HEAD.unpack_from(body)
+    at, snapshot, flags = _HEAD.size, -1, 0
+    if version > 1:
+        snapshot, flags = _DECIDED.unpack_from(body, at)
+        at += _DECIDED.size
     names: list[str] = []
     for _ in range(4):
         size = body[at]
@@ -222,6 +253,8 @@ def _read(body: bytes) -> Signed:
         propensity=propensity,
         context=context,
         ts=int.from_bytes(ts, "little"),
+        snapshot=None if snapshot < 0 else snapshot,
+        estimated=bool(flags & _ESTIMATED),
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from streams.validation import AHEAD_MS
+
 if TYPE_CHECKING:
     from streams.settings import Settings
 
@@ -71,7 +73,32 @@ def specs(settings: Settings) -> tuple[TopicSpec, ...]:
         replace(side(names.dead_letters, 1), max_message_bytes=LARGE),
         compact(names.controls, 1),
         TopicSpec(name=leader_topic(settings), cleanup="delete", partitions=1),
+        *(_of_attribution(settings) if settings.attributing else ()),
     )
+
+
+def _of_attribution(settings: Settings) -> tuple[TopicSpec, ...]:
+    """Conversions meet touches in the partition of their unit; what was given out up to where is in a compacted topic."""
+    names, partitions, least = settings.topics, settings.partitions, remembered_s(settings)
+
+    def taken_in(name: str) -> TopicSpec:
+        kept = max(settings.retention_s, 2 * least)
+        return TopicSpec(
+            name=name, cleanup="delete", partitions=partitions, retention_s=kept, least_retention_s=2 * least
+        )
+
+    return (
+        taken_in(names.conversions),
+        taken_in(names.touches),
+        TopicSpec(name=names.attribution, cleanup="compact", partitions=partitions, max_message_bytes=LARGE),
+    )
+
+
+def remembered_s(settings: Settings) -> float:
+    """Return the seconds of event time that touches and conversions are needed for (`Rule.window_ms` and `keep_ms` at most)."""
+    policies = settings.attributing.values()
+    windows = [policy.attribution.window_s for policy in policies if policy.attribution is not None]
+    return max(windows, default=0.0) + max((policy.grace_s for policy in policies), default=0.0) + AHEAD_MS / 1000
 
 
 def leader_topic(settings: Settings) -> str:

@@ -205,6 +205,7 @@ def assert_exact(loop: Loop, truth: dict[str, ArmSums], counted: set[tuple[str, 
         got = found["arms"][name]
         assert got["n"] == arm.n, name
         assert got["reward"] == arm.reward, name
+        assert got["square"] == arm.square, name
         assert np.array_equal(np.array(got.get("b", [])), arm.b), name
         assert np.array_equal(np.array(got.get("A", [])), arm.A), name
     rows = [

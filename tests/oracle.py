@@ -51,10 +51,11 @@ class Traffic:
 
 @dataclass
 class ArmSums:
-    """Sums of one arm: n, reward, b (d,), A (d, d)."""
+    """Sums of one arm: n, reward, square (of rewards), b (d,), A (d, d)."""
 
     n: float = 0.0
     reward: float = 0.0
+    square: float = 0.0
     b: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
     A: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((DIMENSION, DIMENSION)))
 
@@ -111,11 +112,12 @@ def traffic(seed: int, impressions: int, *, start_ms: int, step_ms: float = 5.0,
 
 
 def fold(
-    events: list[Impression | Outcome], model: str = "linear"
+    events: list[Impression | Outcome], model: str = "linear", *, viewable: bool = False, retraction_s: float = WINDOW_S
 ) -> tuple[dict[str, ArmSums], set[tuple[str, str, str]]]:
     """Sums by arm and the outcomes that count, by set semantics.
 
-    Logistic around zero: each impression adds x x^T / 4 to A and -x/2 to b. Beta has neither.
+    Logistic around zero: each impression adds x x^T / 4 to A and -x/2 to b. Beta has neither. With ``viewable`` an impression counts
+    if it was seen; ``retraction_s``: time for what takes something back.
     """
     worth = CHANCE if model == "logistic" else WORTH
     curvature, pull = (0.25, 0.5) if model == "logistic" else (1.0, 0.0)
@@ -123,26 +125,46 @@ def fold(
     for event in events:
         if isinstance(event, Impression):
             shown.setdefault((event.decision_id, event.slot), event)
-    sums: dict[str, ArmSums] = {}
-    for impression in shown.values():
-        x = np.array(impression.context)
-        arm = sums.setdefault(impression.arm, ArmSums())
-        arm.n += 1
-        arm.A += curvature * np.outer(x, x)
-        arm.b -= pull * x
-    counted: set[tuple[str, str, str]] = set()
+    followed: dict[tuple[str, str], dict[str, Outcome]] = {place: {} for place in shown}
     for event in events:
         if isinstance(event, Impression) or (event.decision_id, event.slot) not in shown:
             continue
+        if event.kind == "viewable" and not viewable:
+            continue  # dead: the policy does not list it
         impression = shown[event.decision_id, event.slot]
-        key = (event.decision_id, event.slot, event.outcome_id)
-        if key in counted or not -EARLY_S * 1000 <= event.ts - impression.ts < WINDOW_S * 1000:
+        end_s = retraction_s if event.kind in ("retraction", "refund", "invalid") else WINDOW_S
+        if -EARLY_S * 1000 <= event.ts - impression.ts < end_s * 1000:
+            followed[event.decision_id, event.slot].setdefault(event.outcome_id, event)
+    sums: dict[str, ArmSums] = {}
+    for place, impression in shown.items():
+        reward = earned(followed[place], worth, viewable=viewable)
+        if reward is None:
             continue
-        counted.add(key)
-        reward = worth[event.kind] * event.value
-        sums[impression.arm].reward += reward
-        sums[impression.arm].b += reward * np.array(impression.context)
+        x = np.array(impression.context)
+        arm = sums.setdefault(impression.arm, ArmSums())
+        arm.n += 1
+        arm.reward += reward
+        arm.square += reward * reward
+        arm.A += curvature * np.outer(x, x)
+        arm.b += (reward - pull) * x
     if model == "beta":
         for arm in sums.values():
             arm.b, arm.A = np.zeros(0), np.zeros(0)
-    return sums, counted
+    return sums, {(*place, name) for place, outcomes in followed.items() for name in outcomes}
+
+
+def earned(outcomes: dict[str, Outcome], worth: dict[str, float], *, viewable: bool) -> float | None:
+    """The reward of an impression with these outcomes by their ids, summed; None if it does not count."""
+    left = dict(outcomes)
+    for one in outcomes.values():
+        if one.kind == "retraction" and one.of in left and outcomes[one.of].kind != "retraction":
+            del left[one.of]
+    kinds = [one.kind for one in left.values()]
+    if "invalid" in kinds or (viewable and "viewable" not in kinds):
+        return None
+    reward = 0.0
+    for name, one in left.items():
+        if one.kind in worth:
+            refunded = sum(other.value for other in left.values() if other.kind == "refund" and other.of == name)
+            reward += worth[one.kind] * max(one.value - refunded, 0.0)
+    return reward

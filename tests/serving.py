@@ -12,6 +12,7 @@ import numpy as np
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from streams.conversions import Conversion
 from streams.delivery import QueueFull, Stats
 from streams.events import Outcome
 from streams.serve_app import Service
@@ -41,6 +42,7 @@ class Kafka:
         self.room = room
         self.impressions: list[Decision] = []
         self.outcomes: list[Outcome] = []
+        self.conversions: list[Conversion] = []
         self.tags: list[object] = []
         self.queued = 0
 
@@ -73,13 +75,43 @@ class Kafka:
         kind: str = "click",
         ts: int | None = None,
         *,
+        cost: float | None = None,
+        of: str | None = None,
+        token: str | None = None,
         tag: object = None,
     ) -> None:
         self._take(tag)
         assert outcome_id is not None
         assert ts is not None
         self.outcomes.append(
-            Outcome(decision_id=decision_id, slot=slot, outcome_id=outcome_id, kind=kind, value=value, ts=ts)
+            Outcome(
+                decision_id=decision_id,
+                slot=slot,
+                outcome_id=outcome_id,
+                kind=kind,
+                value=value,
+                ts=ts,
+                cost=cost,
+                of=of,
+                token=token,
+            )
+        )
+
+    def log_conversion(
+        self,
+        unit: str,
+        conversion_id: str,
+        kind: str,
+        value: float = 1.0,
+        ts: int | None = None,
+        *,
+        policy: str | None = None,
+        tag: object = None,
+    ) -> None:
+        self._take(tag)
+        assert ts is not None
+        self.conversions.append(
+            Conversion(unit=unit, conversion_id=conversion_id, kind=kind, value=value, ts=ts, policy=policy)
         )
 
     def flush(self, timeout_s: float = 30.0) -> None: ...

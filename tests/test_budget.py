@@ -64,7 +64,7 @@ class Committed:
     @property
     def checkpoint(self) -> dict[str, Any]:
         """The newest checkpoint record."""
-        (value,) = [value for key, value in self.records.items() if read_key(key)[0] is None]
+        (value,) = [value for key, value in self.records.items() if read_key(key)[:3:2] == (None, None)]
         return msgspec.msgpack.decode(value)  # type: ignore[no-any-return]
 
 
@@ -97,11 +97,14 @@ def recovered(log: Log, committed: Committed, given: Rules) -> PartitionState:
     return rebuild(restore(0, committed.records, given), log.read, lambda: None)
 
 
-def run(model: str, seed: int, budget: int, *, crash: float, **more: Any) -> tuple[PartitionState, Committed, int]:
+def run(
+    model: str, seed: int, budget: int, *, crash: float, events: list[Impression | Outcome] | None = None, **more: Any
+) -> tuple[PartitionState, Committed, int]:
     """A learner that takes fetches of random sizes, cuts at random, and is lost with a chance of ``crash`` at each cut."""
     rng = random.Random(seed)
-    events = traffic(seed, 1_500, start_ms=START_MS, step_ms=20.0).events
-    if more:
+    if events is None:
+        events = traffic(seed, 1_500, start_ms=START_MS, step_ms=20.0).events
+    if "unit_limit" in more:
         events = [
             set_unit(event, unit=f"u{hash(event.ts) % 40}") if isinstance(event, Impression) else event
             for event in events
@@ -143,7 +146,7 @@ def test_a_recovery_adds_to_each_sum_what_its_record_lacks(model: str) -> None:
 
 def test_limits_for_each_unit_hold_over_a_replay() -> None:
     """What learned of a unit is the same whether the input was taken once or again, cut by cut."""
-    limit = {"unit_limit": 3, "unit_window_s": 10}
+    limit: dict[str, Any] = {"unit_limit": 3, "unit_window_s": 10}
     whole, _, _ = run("linear", 7, 10_000_000, crash=0.0, **limit)
     state, _, deaths = run("linear", 7, TWO_SUMS, crash=0.25, **limit)
     assert deaths > 5

@@ -261,6 +261,9 @@ def test_what_is_logged_is_what_was_decided(settings: Settings, codec: Any) -> N
         decision = client.decide("front", x, slot="top")
         client.log_impression(decision, tag="shown")
         client.log_click(decision.decision_id, "top", tag="clicked")
+        client.log_click(decision.decision_id, "top", kind="refund", of="click", value=0.5, tag="refunded")
+        with pytest.raises(ValueError, match="of is missing; a retraction"):
+            client.log_click(decision.decision_id, "top", kind="retraction")
         client.flush()
     found = {}
     with reader(settings.librdkafka()) as consumer:
@@ -268,15 +271,22 @@ def test_what_is_logged_is_what_was_decided(settings: Settings, codec: Any) -> N
             for number in range(2):
                 _, high = bounds(consumer, topic, number, timeout_s=10)
                 for batch in read(consumer, topic, number, 0, high, timeout_s=10):
-                    found[topic] = getattr(msgspec, codec).decode(batch[0].value)
-    impression, click = found[settings.topics.impressions], found[settings.topics.clicks]
+                    found[topic] = [getattr(msgspec, codec).decode(record.value) for record in batch]
+    (impression,), (click, refund) = found[settings.topics.impressions], found[settings.topics.clicks]
     assert impression["context"] == [1.0, 0.1]
     assert impression["propensity"] == decision.propensity
     assert "propensity_kind" not in impression
     assert (impression["arm"], impression["snapshot"], impression["ts"]) == (decision.arm, 1, 1_001_000)
     assert click["decision_id"] == impression["decision_id"] == decision.decision_id
     assert (click["outcome_id"], click["kind"], click["value"], click["ts"]) == ("click", "click", 1.0, 1_001_000)
-    assert sorted(map(str, told)) == ["clicked", "shown"]
+    assert "of" not in click
+    assert (refund["outcome_id"], refund["kind"], refund["value"], refund["of"]) == (
+        "refund:click",
+        "refund",
+        0.5,
+        "click",
+    )
+    assert sorted(map(str, told)) == ["clicked", "refunded", "shown"]
 
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])

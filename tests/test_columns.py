@@ -138,13 +138,30 @@ def test_packed_contexts_and_lists_may_share_a_batch() -> None:
 
 def test_what_is_logged_for_audit_travels_in_columns_of_its_own() -> None:
     """Candidates, unit, explore and the kind of propensity are there if any row has one, with null where a row has none."""
-    events = [impression(1, candidates=["ad-3", "ad-4"], unit="u1"), impression(2, propensity_kind="estimate")]
+    events = [
+        impression(1, candidates=["ad-3", "ad-4"], unit="u1"),
+        impression(2, propensity_kind="estimate", group="canary"),
+    ]
     fields = as_map(encode_impressions(events))
     assert fields["candidates"] == [["ad-3", "ad-4"], None]
     assert fields["unit"] == ["u1", None]
     assert fields["propensity_kind"] == [None, "estimate"]
+    assert fields["group"] == [None, "canary"]
     assert "explore" not in fields
     assert decoded(encode_impressions(events))[0].ts.tolist() == [TS + 1, TS + 2]
+
+
+def test_what_outcomes_take_back_is_a_column_only_where_one_does() -> None:
+    """Null where a row takes nothing back; older writers have no such column, and a column of another length is refused."""
+    back = Outcome(decision_id="d1", slot="top", outcome_id="t1", kind="retraction", of="o1", ts=TS)
+    value = encode_outcomes([OUTCOMES[0], back])
+    assert as_map(value)["of"] == [None, "o1"]
+    decoder = Decoder({"front": PolicySettings(dimension=2)}, kinds=("click", "buy"))
+    clicks, dead = decoder.clicks([SimpleRecord(4, TS, None, value, [])])
+    assert ([click.of for click in clicks], dead) == ([None, "o1"], [])
+    short = COLUMNS_MAGIC + msgspec.msgpack.encode(as_map(value) | {"of": ["o1"]})
+    (unusable,) = decoder.clicks([SimpleRecord(4, TS, None, short, [])])[1]
+    assert (unusable.reason, unusable.rows) == ("column 'of' has 1 values, n is 2", 2)
 
 
 @pytest.mark.parametrize("golden", [GOLDEN_IMPRESSIONS, GOLDEN_OUTCOMES], ids=["impressions", "outcomes"])

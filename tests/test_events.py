@@ -168,7 +168,7 @@ def test_fields_that_a_later_writer_adds_are_ignored(name: str) -> None:
     assert read(module.encode(later), type(event)) == expected(event)
 
 
-@pytest.mark.parametrize("optional", ["candidates", "unit", "explore", "propensity_kind"])
+@pytest.mark.parametrize("optional", ["candidates", "unit", "explore", "propensity_kind", "group"])
 @pytest.mark.parametrize("value", [None, 7, "text", [1, "two"], {"any": True}])
 def test_optional_fields_of_any_type_do_not_cost_the_event(optional: str, value: object) -> None:
     """The learner does not use them, so it does not judge them."""

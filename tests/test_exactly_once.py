@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -18,6 +18,7 @@ from streams.events import COLUMNS_MAGIC, Impression, Outcome
 from streams.failpoints import POINTS
 from streams.reading import bounds, read, reader
 from tests.loop import Loop, assert_conserved, assert_exact, assert_matured_once
+from tests.mixture import RETRACTION_S, mixture
 from tests.oracle import config, fold, traffic
 
 UNIT_LIMIT = 2
@@ -70,11 +71,21 @@ def killed_again_and_again(
     model: str = "linear",
     more: str = "",
     limited: bool = False,
+    counts_on: Literal["impression", "viewable"] | None = None,
     **top: Any,
 ) -> None:
-    """One run: load, `kills` deaths at seeded moments, half of them at fail-points, then the comparison."""
+    """One run: load, `kills` deaths at seeded moments, half of them at fail-points, then the comparison.
+
+    With ``counts_on`` outcomes take each other back.
+    """
     rng = random.Random(seed)
-    events = traffic(seed, 3_000 * kills, start_ms=hour_ago_ms()).events
+    make = traffic if counts_on is None else mixture
+    events = make(seed, 3_000 * kills, start_ms=hour_ago_ms()).events
+    if counts_on is not None:
+        more += f'counts_on = "{counts_on}"\nretraction_window_s = {RETRACTION_S}\n'
+    taking: dict[str, Any] = (
+        {} if counts_on is None else {"viewable": counts_on == "viewable", "retraction_s": RETRACTION_S}
+    )
     if limited:
         more += f"unit_limit = {UNIT_LIMIT}\nunit_window_s = {UNIT_WINDOW_S}\n"
         events = [replace(one, unit=unit(one)) if isinstance(one, Impression) else one for one in events]
@@ -92,7 +103,7 @@ def killed_again_and_again(
         loop.start("one")
         load.join(timeout=120)
         loop.wait_covered()
-        truth, counted = fold(events, model)
+        truth, counted = fold(events, model, **taking)
         if limited:
             shown = sum(arm.n for arm in truth.values())
             truth, _ = fold(learning(loop, events), model)
@@ -158,6 +169,18 @@ def test_every_models_sums_are_exact(both_brokers: str, prefix: str, tmp_path: P
 def test_what_learns_of_a_unit_is_exact(both_brokers: str, prefix: str, tmp_path: Path) -> None:
     """The first impressions of each unit in the log of each partition, whatever dies while they are counted."""
     killed_again_and_again(both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=2, limited=True)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("counts_on", ["impression", "viewable"])
+def test_outcomes_that_take_each_other_back_are_exact(
+    both_brokers: str, prefix: str, tmp_path: Path, counts_on: Literal["impression", "viewable"]
+) -> None:
+    """Viewable events, retractions, refunds and invalid traffic; most checkpoints have no room for all sums."""
+    killed_again_and_again(
+        both_brokers, prefix, tmp_path, kills=QUICK_KILLS, seed=3, counts_on=counts_on, checkpoint_bytes=1_024
+    )
 
 
 @pytest.mark.whole

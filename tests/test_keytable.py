@@ -55,6 +55,9 @@ def test_a_table_is_a_dict(keys_of: Callable[[list[int] | range], Keys], seed: i
                 model.pop(number, None)
         asked = rng.integers(0, 5000, 200).tolist()
         assert table.find(keys_of(asked)).tolist() == [model.get(number, EMPTY) for number in asked]
+        assert [table.find_one(key) for key in keys_of(asked[:20]).tolist()] == [
+            model.get(number, EMPTY) for number in asked[:20]
+        ]
         assert len(table) == len(model)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from streams.blocks import Blocks
 from streams.decoded import Impressions
-from streams.pending import CHUNK_ROWS, Pending, Seen
+from streams.outcomes import Seen
+from streams.pending import CHUNK_ROWS, Pending
 
 HOLD_MS = {"front": 10_000, "side": 3_000}
 BUCKET_MS = {"front": 1_000, "side": 700}

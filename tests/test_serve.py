@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from policies.decide import law
+from policies.decide_slots import decide_slots
+from streams.events import Outcome
 from streams.serve import run_serve
 from streams.serve_openapi import description
 from streams.serve_spill import Spill
@@ -49,8 +51,8 @@ def test_a_decision_is_answered_and_logged_alike() -> None:
     assert shown["propensity"] == pytest.approx(p["abc".index(shown["arm"])], abs=1e-12)
 
 
-def test_slots_of_one_decision_show_no_arm_twice_and_log_the_conditional_law() -> None:
-    """Three slots share the decision id; the second's propensity is of the law over the arms that are left."""
+def test_slots_of_one_decision_show_no_arm_twice_and_log_marginal_probabilities() -> None:
+    """Three slots share the decision id; each propensity is the chance of its arm in its slot, whatever the others show."""
     with Serving(Kafka(snapshot(3))) as serving:
         body = {
             "policy": "front",
@@ -63,9 +65,11 @@ def test_slots_of_one_decision_show_no_arm_twice_and_log_the_conditional_law() -
     arms = [slot["arm"] for slot in answer["slots"]]
     assert sorted(arms[:3]) == ["a", "b", "c"]
     assert answer["slots"][3] == {"slot": "four", "arm": None, "propensity": None, "propensity_kind": None}
-    left = [arm for arm in "cab" if arm != arms[0]]
-    assert answer["slots"][1]["propensity"] == pytest.approx(law(snapshot(3), X, left)[left.index(arms[1])], abs=1e-12)
-    assert answer["slots"][2]["propensity"] == 1.0
+    with Serving(Kafka(snapshot(3))) as serving:
+        answer = serving.decide(body | {"slots": ["one", "two", "three"]})
+    p = decide_slots(snapshot(3), X, ("c", "a", "b"), kappa=np.ones(3), rng=np.random.default_rng(1))
+    for slot, law_of in zip(answer["slots"], p.allocation.probabilities, strict=True):
+        assert slot["propensity"] == pytest.approx(law_of["cab".index(slot["arm"])], abs=1e-9)
 
 
 @pytest.mark.parametrize("candidates", [None, ["c", "a", "b"]])
@@ -81,7 +85,7 @@ def test_paused_arms_are_not_shown(candidates: list[str] | None) -> None:
             assert sorted(arms[:2]) == ["a", "c"]
             assert arms[2] is None
         first = serving.decide(body)["slots"][0]
-        assert first["propensity"] == pytest.approx(law(held, X, ["a", "c"])["ac".index(first["arm"])], abs=1e-12)
+        assert first["propensity"] == pytest.approx(law(held, X, ["a", "c"])["ac".index(first["arm"])], abs=1e-6)
     with Serving(Kafka(replace(snapshot(3), paused=("a", "b", "c")))) as serving:
         assert {slot["arm"] for slot in serving.decide(body)["slots"]} == {None}
         assert serving.kafka.impressions == []
@@ -181,6 +185,22 @@ def test_outcomes_are_taken_with_their_defaults() -> None:
     ]
 
 
+def test_outcomes_that_take_others_back_are_taken() -> None:
+    """With an id for each outcome that is taken back, and of the kinds that every policy knows."""
+    with Serving(Kafka(None)) as serving:
+        one = {"decision_id": "d1", "slot": "top"}
+        some = [one | {"kind": "retraction", "of": "o1"}, one | {"kind": "refund", "of": "o2", "value": 0.5}]
+        assert serving.call("POST", "/v1/outcomes", [*some, one | {"kind": "invalid"}])[0] == 202
+        found = [(o.outcome_id, o.kind, o.value, o.of) for o in serving.kafka.outcomes]
+        described = serving.call("GET", "/openapi.json")[2]["components"]["schemas"]["Report"]["properties"]
+    assert found == [
+        ("retraction:o1", "retraction", 1.0, "o1"),
+        ("refund:o2", "refund", 0.5, "o2"),
+        ("invalid", "invalid", 1.0, None),
+    ]
+    assert "of" in described
+
+
 BAD = [
     ("/v1/decisions", b"{", 400, ["not JSON"]),
     ("/v1/decisions", b"\xff\xfe", 400, ["not JSON"]),
@@ -207,6 +227,13 @@ BAD = [
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "kind": "clik"}, 422, ["'clik'", "click"]),
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "ts": 10**12}, 422, [str(10**12), "5 minutes"]),
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "value": 1e300}, 422, ["value", "1e+300"]),
+    ("/v1/outcomes", {"decision_id": "d", "slot": "top", "kind": "retraction"}, 422, ["outcome 0: of is missing"]),
+    (
+        "/v1/outcomes",
+        {"decision_id": "d", "slot": "top", "kind": "refund", "of": "o", "value": -1},
+        422,
+        ["-1", "0 or more"],
+    ),
 ]
 
 
@@ -398,7 +425,7 @@ def test_what_still_waits_at_the_end_goes_to_disk(tmp_path: Path) -> None:
         serving.journal.settled(Delivery(topic="t", partition=0, offset=1, tags=[kafka.tags[0]], error=None))
     taken = spill.take()
     assert taken is not None
-    assert [event.decision_id for event in taken[1]] == ["d1"]
+    assert [event.decision_id for event in taken[1] if isinstance(event, Outcome)] == ["d1"]
 
 
 def test_a_bug_in_deciding_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +434,7 @@ def test_a_bug_in_deciding_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("streams.serve_desk.allocate", broken)
+    monkeypatch.setattr("streams.filling._one_each", broken)
     with Serving(Kafka(snapshot(1))) as serving:
         status, _, answer = serving.call("POST", "/v1/decisions", ASK)
         assert (status, "bug" in answer["error"]) == (500, True)
@@ -416,8 +443,6 @@ def test_a_bug_in_deciding_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_spilled_files_outlive_the_process_and_a_cut_line(tmp_path: Path) -> None:
     """A later process takes the files over; a last line that was cut by a crash is left out."""
-    from streams.events import Outcome
-
     first = Spill(tmp_path, most_bytes=1 << 22)
     outcome = Outcome(decision_id="d", slot="s", outcome_id="o", ts=1)
     assert first.add(outcome)

@@ -62,6 +62,16 @@ def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
         ({"alpha": -1}, ["alpha = -1", "0 is greedy"]),
         ({"outcomes": {}}, ["policies.home: outcomes = {}", "at least one kind"]),
         ({"outcomes": {"": 1.0}}, ["empty string"]),
+        (
+            {"outcomes": {"click": 1, "refund": -1, "invalid": 0}},
+            ["outcomes lists ['invalid', 'refund']", "another name"],
+        ),
+        ({"viewable_kind": "retraction"}, ["viewable_kind = 'retraction'", "another name"]),
+        ({"viewable_kind": ""}, ["viewable_kind"]),
+        ({"counts_on": "seen"}, ["counts_on = 'seen'", "'impression' or 'viewable'"]),
+        ({"retraction_window_s": -1}, ["retraction_window_s = -1"]),
+        ({"retraction_window_s": 60}, ["retraction_window_s = 60.0", "at least window_s = 600.0"]),
+        ({"retraction_window_s": 900, "expire_s": 700}, ["at least retraction_window_s + grace_s = 960.0"]),
         ({"outcomes": {"click": float("nan")}}, ["outcomes.click = nan", "finite"]),
         ({"delays_s": [60, 0]}, ["delays_s.1 = 0", "greater than 0"]),
         ({"delays_s": [60, 60]}, ["delays_s = (60.0, 60.0)", "distinct"]),
@@ -92,7 +102,7 @@ def test_every_explorer_can_be_set_with_its_rate(explorer: str) -> None:
         ({"model": "hybrid", "arm_features": {"a": [float("nan")]}}, ["arm_features.a.0 = nan", "finite"]),
         ({"model": "hybrid", "dimension": 2000, "arm_features": {"a": [1, 2]}}, ["arm_features has 2", "at most 1"]),
         ({"windows_s": 3}, ["policies.home.windows_s", "did you mean window_s"]),
-        ({"colour": 3}, ["there is no such setting", "known here: aggregate, alpha"]),
+        ({"colour": 3}, ["there is no such setting", "known here: ads, aggregate, allocation"]),
     ],
 )
 def test_impossible_policy_is_refused(policy: dict[str, object], parts: list[str]) -> None:
@@ -253,6 +263,10 @@ def test_windows_fit_the_retention_that_was_asked_for() -> None:
     )
     assert load(overrides={"policies": policies}).policies["home"].window_s == 80_000
     assert load(overrides={"retention_s": 160_120, "policies": policies}).retention_s == 160_120
+    returns = {"home": {"dimension": 8, "retraction_window_s": 80_000}}
+    assert "less than twice retraction_window_s + grace_s of policy 'home', 160120" in refusal(
+        {"retention_s": 100_000, "policies": returns}
+    )
 
 
 def test_secrets_do_not_print() -> None:

@@ -155,10 +155,13 @@ def test_the_first_copy_counts_however_the_log_is_fetched() -> None:
 
 @pytest.mark.parametrize("codec", ["json", "msgpack", "columns"])
 @pytest.mark.parametrize("rebuilt", [False, True])
-def test_feedback_says_what_is_an_estimate_and_how_old_the_first_outcome_was(codec: Codec, rebuilt: bool) -> None:
+def test_feedback_says_what_is_an_estimate_who_decided_and_how_old_the_first_outcome_was(
+    codec: Codec, rebuilt: bool
+) -> None:
     """In both kinds of rows, whatever the codec, and after a rebuild; outcomes outside the window have no age."""
     kinds = [None, "estimate", "estimate", None]
-    events = [impression(i, [1.0, 0.0], propensity_kind=kind) for i, kind in enumerate(kinds)]
+    groups = ["canary", None, "incumbent", "random"]
+    events = [impression(i, [1.0, 0.0], propensity_kind=kinds[i], group=groups[i]) for i in range(4)]
     values = [encode_impressions(events)] if codec == "columns" else [encode(event, codec) for event in events]
     shown = [SimpleRecord(i, NOW, None, value, []) for i, value in enumerate(values)]
     ages = [(0, 700), (0, 300), (0, 900), (1, -50), (1, 4), (2, 10_000)]
@@ -188,6 +191,7 @@ def test_feedback_says_what_is_an_estimate_and_how_old_the_first_outcome_was(cod
         "o4": 1,
     }
     assert matured["propensity_kind"].tolist() == [0, 1, 1, 0]
+    assert matured["group"].tolist() == [2, 0, 1, 3]
     assert matured["outcomes"].tolist() == [3, 2, 0, 0]
     assert matured["age_ms"].tolist() == [300, 0, -1, -1]
 

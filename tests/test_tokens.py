@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.tokens import ExpiredTokenError, ForgedTokenError, Keys, Signed, UnknownKeyError, half, sign, verify
+from streams.tokens import (
+    ExpiredTokenError,
+    ForgedTokenError,
+    Keys,
+    Signed,
+    UnknownKeyError,
+    authentic,
+    half,
+    sign,
+    verify,
+)
 
 KEYS = Keys(signing=7, secrets={7: b"0123456789abcdef"})
 NOW = 1_700_000_000_000
@@ -22,8 +32,11 @@ MADE = Signed(
     propensity=0.25,
     context=half([0.5, -1.0, 0.1]),
     ts=NOW,
+    snapshot=17,
+    estimated=True,
 )
-GOLDEN = "AQcAaOXPiwEAAAAAAADQP_8AESIzRFVmd4iZqrvM3e7_BWZyb250A3RvcARhZC0zAwAAOAC8Zi6MoYZKes6SIUF_r1yIjOgm"
+GOLDEN = "AgcAaOXPiwEAAAAAAADQPxEAAAAB_wARIjNEVWZ3iJmqu8zd7v8FZnJvbnQDdG9wBGFkLTMDAAA4ALxmLla_rza62C3PnzNkgfcl8iw"
+GOLDEN_1 = "AQcAaOXPiwEAAAAAAADQP_8AESIzRFVmd4iZqrvM3e7_BWZyb250A3RvcARhZC0zAwAAOAC8Zi6MoYZKes6SIUF_r1yIjOgm"
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
@@ -41,14 +54,18 @@ def test_the_bytes_are_these_for_ever() -> None:
     """What was handed out yesterday is read today."""
     assert sign(MADE, KEYS) == GOLDEN
     assert same(opened(GOLDEN), MADE)
+    assert same(opened(GOLDEN_1), dataclasses.replace(MADE, snapshot=None, estimated=False))
 
 
 @given(
     names=st.tuples(NAMES, NAMES, NAMES, NAMES),
     context=st.lists(st.floats(-60_000, 60_000), max_size=20),
     propensity=st.floats(0, 1, exclude_min=True),
+    snapshot=st.none() | st.integers(0, 2**31 - 1),
 )
-def test_what_is_signed_is_read(names: tuple[str, str, str, str], context: list[float], propensity: float) -> None:
+def test_what_is_signed_is_read(
+    names: tuple[str, str, str, str], context: list[float], propensity: float, snapshot: int | None
+) -> None:
     """Whatever the names and numbers, bit for bit, and in characters that a URL may have."""
     decision_id, policy, slot, arm = names
     made = Signed(
@@ -59,6 +76,8 @@ def test_what_is_signed_is_read(names: tuple[str, str, str, str], context: list[
         propensity=propensity,
         context=half(context),
         ts=NOW,
+        snapshot=snapshot,
+        estimated=len(context) % 2 == 1,
     )
     token = sign(made, KEYS)
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -110,12 +129,13 @@ def test_a_token_lives_as_long_as_it_is_told() -> None:
         opened(token, now_ms=NOW + 1001)
     with pytest.raises(ExpiredTokenError):
         opened(token, now_ms=NOW - 5 * 60_000 - 1)
+    assert same(authentic(token, KEYS), MADE)
 
 
 def test_a_token_of_32_dimensions_is_short() -> None:
-    """About 130 bytes, 175 characters: it fits a query string."""
+    """About 137 bytes, 182 characters: it fits a query string."""
     made = dataclasses.replace(MADE, context=half(np.linspace(-1, 1, 32)))
-    assert len(sign(made, KEYS)) <= 176
+    assert len(sign(made, KEYS)) <= 183
 
 
 @pytest.mark.parametrize(
@@ -126,6 +146,7 @@ def test_a_token_of_32_dimensions_is_short() -> None:
         ({"slot": "x" * 255}, "255 bytes"),
         ({"propensity": 0.0}, "propensity = 0.0"),
         ({"ts": -1}, "ts = -1"),
+        ({"snapshot": 2**31}, "snapshot = 2147483648"),
     ],
 )
 def test_what_no_token_can_say_is_refused(change: dict[str, object], text: str) -> None:

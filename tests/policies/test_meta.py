@@ -277,9 +277,10 @@ def test_readers_of_snapshots_pass_over_these_records() -> None:
 
 
 def test_the_layout_of_version_1_stays_as_it_is() -> None:
-    """Field by field, in this order."""
+    """Field by field, in this order; only the map's header may be a longer one."""
     state = replace(first_state((0.0, 20.0), window_ms=1000), offsets={1: 4}, since_ms={"a": 7}, reasons=("why",))
-    assert encode_meta("p", state, delays_s=(5.0,)) == msgspec.msgpack.encode(
+    found = msgspec.msgpack.decode(encode_meta("p", state, delays_s=(5.0,)), strict=False)
+    assert msgspec.msgpack.encode(found) == msgspec.msgpack.encode(
         {
             "v": 1,
             "policy": "p",

@@ -67,6 +67,9 @@ def test_batches_that_do_not_fit_are_refused() -> None:
     for wrong in (-1, 4):
         with pytest.raises(ValueError, match="allowed: 0 to 3"):
             Batch(**columns | {"arm": np.full(4, wrong)})
+    for wrong in (-2, 1):
+        with pytest.raises(ValueError, match="into points"):
+            Batch(**columns | {"points": np.zeros((1, 3)), "point": np.full(4, wrong)})
     with pytest.raises(ValueError, match=r"x has shape \(4, 3\); the model needs \(n, 2\)"):
         make_model("linear", dimension=2).update({}, good)
     with pytest.raises(ValueError, match="dimension = 0"):

@@ -1,0 +1,272 @@
+"""What a policy tries, as a value: the candidate on canary, its test, what was promoted, what people said, and the audits.
+
+A policy's settings say how it explores. A **candidate** is another explorer or other rates; it makes a share of the decisions until its test
+(policies/promotion.py) promotes it, or rolls it back. What was promoted is **adopted**: it decides in place of the settings until it is
+taken back. Everything that happens is told in words, which go into the head of the snapshot that it made, and so into the history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+
+from policies.audit import Audit, propensities_audited, share_audited
+from policies.canary import CODES, Canary
+from policies.explorers import check
+from policies.promotion import Trial, evidence, judged, trial
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from policies.batch import IntArray
+    from policies.meta_state import Rows
+
+Kind = Literal["propose", "promote", "rollback", "override", "freeze", "unfreeze"]
+
+SHARE = 0.1
+"""Of the decisions that a canary makes, unless it is told."""
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said of a policy.
+
+    Attributes:
+        kind: what to do.
+        explorer, rates: of a proposal or an override; rates that are not given stay. An override without any goes back to the settings.
+        share: of the canary.
+        name: of the candidate.
+        force: whether an override passes over the guardrails.
+        reason: why.
+        time_ms: the clock of who said it, ms UTC.
+    """
+
+    kind: Kind
+    explorer: str | None = None
+    rates: dict[str, float] = {}
+    share: float | None = None
+    name: str = ""
+    force: bool = False
+    reason: str = ""
+    time_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exploring:
+    """How a policy explores: explorer, and its rates."""
+
+    explorer: str
+    rates: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trying:
+    """A candidate and its test; decisions count whose snapshot is not older than ``since_version``."""
+
+    canary: Canary
+    test: Trial
+    since_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """State of one policy.
+
+    Attributes:
+        trying: the candidate on canary, None if there is none.
+        candidates: how many there have been.
+        adopted: what was promoted or said, the newest last; it decides. Empty: the settings do.
+        frozen: whether verdicts wait.
+        heard: next offset of the controls topic.
+        offsets: next offset by partition of the feedback topic.
+        audit: of propensities and shares.
+    """
+
+    trying: Trying | None = None
+    candidates: int = 0
+    adopted: tuple[Exploring, ...] = ()
+    frozen: bool = False
+    heard: int = 0
+    offsets: Mapping[int, int] = field(default_factory=dict)
+    audit: Audit = field(default_factory=Audit)
+
+    def exploring(self, settings: Exploring) -> Exploring:
+        """How the policy explores now."""
+        return self.adopted[-1] if self.adopted else settings
+
+    @property
+    def canary(self) -> Canary | None:
+        """What the snapshot says of the candidate."""
+        return None if self.trying is None else self.trying.canary
+
+
+def wanted(word: Word, now: Exploring) -> Exploring:
+    """How a word wants to explore, complete. Raises ValueError for what is no explorer or no rate of it.
+
+    >>> wanted(Word(kind="propose", rates={"alpha": 0.2}), Exploring(explorer="ucb", rates={"alpha": 1.0, "epsilon": 0.01})).rates
+    {'alpha': 0.2, 'epsilon': 0.01}
+    """
+    explorer = now.explorer if word.explorer is None else word.explorer
+    kept = now.rates if explorer == now.explorer else {"epsilon": now.rates["epsilon"]}
+    return Exploring(explorer=explorer, rates=check(explorer, {**kept, **word.rates}))
+
+
+def said(
+    state: Trials, word: Word, *, settings: Exploring, salt: str, version: int, against: tuple[str, ...] = ()
+) -> tuple[Trials, str]:
+    """The state after a word, and what came of it in words.
+
+    Args:
+        state: before it.
+        word: what was said.
+        settings: how the settings let it explore.
+        salt: of a new canary, not to be guessed.
+        version: of the snapshot that will tell of it.
+        against: what guardrails hold against an override.
+
+    >>> base = Exploring(explorer="thompson", rates={"alpha": 0.3, "epsilon": 0.0})
+    >>> state, told = said(Trials(), Word(kind="propose", rates={"alpha": 0.2}), settings=base, salt="s", version=7)
+    >>> told
+    'candidate 1 (alpha = 0.2) decides 10% of the decisions'
+    """
+    why = f": {word.reason}" if word.reason else ""
+    try:
+        after, told = _said(state, word, settings, salt, version, against)
+    except ValueError as error:
+        return state, f"{word.kind} refused: {error}"
+    return after, told + why
+
+
+def judged_rows(
+    state: Trials, rows: Rows, *, bounds: tuple[float, float], audit_share: float, audited: bool, least: float | None
+) -> tuple[Trials, tuple[str, ...]]:
+    """The state after one record of matured rows, and the alarms of audits in words.
+
+    Args:
+        state: before these rows.
+        rows: with their snapshots and propensities, and groups where they have any.
+        bounds: least and largest reward; what lies beyond is cut.
+        audit_share: of decisions made at random.
+        audited: whether propensities are.
+        least: see `policies.audit.propensities_audited`.
+    """
+    if rows.snapshot is None or rows.propensity is None:
+        return state, ()
+    group = np.zeros(len(rows.reward), np.int64) if rows.group is None else rows.group
+    audit = state.audit
+    alarms: tuple[str, ...] = ()
+    if audited:
+        exact = np.flatnonzero(rows.exact) if rows.exact is not None else np.arange(len(rows.reward))
+        audit, alarms = propensities_audited(
+            audit,
+            [rows.arm[i] for i in exact.tolist()],
+            rows.propensity[exact],
+            least=least,
+        )
+    if audit_share > 0.0:
+        told = group > 0
+        drawn = group[told] == CODES["random"]
+        audit, more = share_audited(audit, "the random share", drawn, share=audit_share)
+        alarms += more
+    trying = state.trying
+    if trying is not None:
+        ours = _of_test(trying, group, rows.snapshot)
+        by_canary = group[ours] == CODES["canary"]
+        audit, more = share_audited(audit, f"candidate {trying.canary.number}", by_canary, share=trying.canary.share)
+        alarms += more
+        reward = np.clip((rows.reward[ours] - bounds[0]) / (bounds[1] - bounds[0]), 0.0, 1.0)
+        trying = replace(trying, test=judged(trying.test, by_canary, reward))
+    return replace(state, trying=trying, audit=audit), alarms
+
+
+def concluded(state: Trials) -> tuple[Trials, str]:
+    """The state after the verdict of the test, if there is one and nothing is frozen, and the verdict in words."""
+    trying = state.trying
+    if trying is None or state.frozen or not trying.test.verdict:
+        return state, ""
+    if trying.test.verdict == "promote":
+        return _adopted(state, trying), f"{_named(trying)} promoted: {evidence(trying.test)}"
+    return replace(state, trying=None), f"{_named(trying)} rolled back: {evidence(trying.test)}"
+
+
+def _said(
+    state: Trials, word: Word, settings: Exploring, salt: str, version: int, against: tuple[str, ...]
+) -> tuple[Trials, str]:
+    trying, now = state.trying, state.exploring(settings)
+    if word.kind in ("freeze", "unfreeze"):
+        frozen = word.kind == "freeze"
+        told = "frozen: verdicts wait until it is released" if frozen else "released: verdicts count again"
+        return replace(state, frozen=frozen), told
+    if word.kind == "propose":
+        return _proposed(state, word, now, salt, version)
+    if word.kind == "promote":
+        if trying is None:
+            raise ValueError("there is no candidate; propose one first")
+        return _adopted(state, trying), f"{_named(trying)} promoted by hand: {evidence(trying.test)}"
+    if word.kind == "rollback":
+        if trying is not None:
+            return replace(state, trying=None), f"{_named(trying)} rolled back by hand: {evidence(trying.test)}"
+        if not state.adopted:
+            raise ValueError("there is no candidate, and nothing was promoted; the settings decide")
+        after = replace(state, adopted=state.adopted[:-1])
+        return after, f"rolled back by hand: {_difference(now, after.exploring(settings))}"
+    if trying is not None:
+        raise ValueError(f"candidate {trying.canary.number} is being tried; promote or roll back first")
+    if word.explorer is None and not word.rates:
+        return replace(state, adopted=()), f"override ended, the settings decide: {_difference(now, settings)}"
+    found = wanted(word, now)
+    if against and not word.force:
+        raise ValueError(f"{'; '.join(against)}. Propose it as a candidate, or force it")
+    return replace(state, adopted=(*state.adopted, found)), f"overridden by hand: {_difference(now, found)}"
+
+
+def _proposed(state: Trials, word: Word, now: Exploring, salt: str, version: int) -> tuple[Trials, str]:
+    if state.trying is not None:
+        raise ValueError(f"candidate {state.trying.canary.number} is being tried; promote or roll back first")
+    found, number = wanted(word, now), state.candidates + 1
+    if found == now:
+        raise ValueError(f"it is what decides already: {now.explorer}, {_rates(now.rates)}")
+    share = SHARE if word.share is None else word.share
+    canary = Canary(
+        number=number,
+        share=share,
+        salt=salt,
+        explorer=found.explorer,
+        rates=found.rates,
+        name=word.name or _difference(now, found, brief=True),
+    )
+    trying = Trying(canary=canary, test=trial(number, share=share), since_version=version)
+    told = f"{_named(trying)} decides {100 * share:.3g}% of the decisions"
+    return replace(state, trying=trying, candidates=number), told
+
+
+def _adopted(state: Trials, trying: Trying) -> Trials:
+    taken = Exploring(explorer=trying.canary.explorer, rates=trying.canary.rates)
+    return replace(state, trying=None, adopted=(*state.adopted, taken))
+
+
+def _of_test(trying: Trying, group: IntArray, snapshot: IntArray) -> IntArray:
+    """Places of the rows that count for a candidate."""
+    shared = (group == CODES["canary"]) | (group == CODES["incumbent"])
+    places: IntArray = np.flatnonzero(shared & (snapshot >= trying.since_version))
+    return places
+
+
+def _named(trying: Trying) -> str:
+    return f"candidate {trying.canary.number} ({trying.canary.name})"
+
+
+def _difference(before: Exploring, after: Exploring, *, brief: bool = False) -> str:
+    """What changes from one to the other."""
+    parts = [] if before.explorer == after.explorer else [f"explorer {before.explorer} -> {after.explorer}"]
+    for name, value in after.rates.items():
+        old = before.rates.get(name)
+        if old != value:
+            parts.append(f"{name} = {value:g}" if brief or old is None else f"{name} {old:g} -> {value:g}")
+    return ", ".join(parts) or "nothing changes"
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in rates.items())
