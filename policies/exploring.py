@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policies.arm_features import prior_of
 from policies.gaussian import ArmPosterior
 from policies.posterior import posterior, unseen
 from policies.prior import AnyPrior, BetaPrior
@@ -86,7 +87,7 @@ def by_roll_outs(seen: Seen, chosen: int, rules: Rules, *, rng: np.random.Genera
         raise ValueError("explore = 'roll-outs' needs recent contexts, (m, d) with one or more: contexts has none")
     plan = replace(
         rules.plan,
-        lag=round(rules.delay * rules.plan.steps / rules.plan.horizon),
+        lag=min(round(rules.delay * rules.plan.steps / rules.plan.horizon), rules.plan.steps),
         announced=seen.announced,
         unannounced=seen.unannounced,
     )
@@ -118,7 +119,7 @@ def belief(seen: Seen) -> Belief:
     """
     means, covariances = [], []
     for name, one in seen.arms.items():
-        found = posterior(seen.prior if seen.groups is None else seen.groups.of(name), one)
+        found = posterior(prior_of(seen.prior if seen.groups is None else seen.groups.of(name), name), one)
         if isinstance(found, ArmPosterior):
             means.append(found.mean)
             covariances.append(found.factor.T @ found.factor)

@@ -61,6 +61,38 @@ class GroupPriors:
         return self.by_group.get(self.group_of.get(arm, ""), self.other)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupedPrior(HybridPrior):
+    """A hybrid prior that tells arms apart by their groups; as a HybridPrior it is that of an arm in a new group, or in none.
+
+    Snapshots keep that one for arms that they have no record of; every arm in the sums has a record made with its own.
+    """
+
+    groups: GroupPriors
+
+    def of(self, arm: str) -> HybridPrior:
+        """What is believed of this arm before its own rows."""
+        return self.groups.of(arm)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GroupedPrior):
+            return False
+        mine, theirs = self.groups, other.groups
+        return (mine.other, mine.by_group, mine.group_of) == (theirs.other, theirs.by_group, theirs.group_of)
+
+    __hash__ = None
+
+
+def grouped(groups: GroupPriors) -> GroupedPrior:
+    """One prior for all arms, by their groups.
+
+    >>> grouped(fit_groups({}, {"a": "x"}, dimension=1, intercept=0)).of("a").mean.shape
+    (1,)
+    """
+    other = groups.other
+    return GroupedPrior(mean=other.mean, factor=other.factor, tau2=other.tau2, s2=other.s2, groups=groups)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sums:
     """The arms' sums one above another, and the number of each arm's group (K,)."""

@@ -20,7 +20,7 @@ import numpy as np
 from policies import top_layer as top
 from policies.empirical_bayes import fit
 from policies.exploring import Hazard, Seen, by_roll_outs, forgotten
-from policies.groups import GroupPriors, fit_groups
+from policies.groups import GroupedPrior, GroupPriors, fit_groups, grouped
 from policies.ladder import Ladder, ladder, scored
 from policies.meta_rules import Rules
 from policies.rollout_plan import NUMPY, Arrays
@@ -161,6 +161,32 @@ def update(
     return (replace(after, reasons=told) if told else after), told
 
 
+def prior_for(
+    arms: Mapping[str, Effective],
+    *,
+    rules: Rules,
+    group_of: Mapping[str, str] | None = None,
+    features: Features | None = None,
+) -> AnyPrior:
+    """What arms start from by the arms that there are: a `GroupedPrior` where they have groups.
+
+    Raises:
+        ValueError: groups with a model that has none, or beside features.
+
+    >>> prior_for({}, rules=Rules(model="beta", dimension=0))
+    BetaPrior(a=1.0, b=1.0)
+    """
+    d, intercept = rules.dimension, rules.intercept
+    if not group_of:
+        return fit(arms, None, model=rules.model, dimension=d, intercept=intercept, features=features)
+    if rules.model not in GROUPED or features is not None:
+        raise ValueError(
+            f"groups of arms with the model {rules.model!r}{' and features' if features is not None else ''}: "
+            f"priors by group are for {' and '.join(GROUPED)}, without features; leave group_of out"
+        )
+    return grouped(fit_groups(arms, group_of, dimension=d, intercept=intercept))
+
+
 def rates(state: Meta, rules: Rules) -> tuple[FloatArray, FloatArray]:
     """Rates (J,) and the probability q (J,) with which each is drawn for an event; see `policies.top_layer.mixed`.
 
@@ -180,17 +206,9 @@ def _kept(rules: Rules) -> float:
 
 def _fitted(state: Meta, arms: Mapping[str, Effective], seen: Statistics, rules: Rules) -> Meta:
     """With the prior of these arms, and of their groups."""
-    d, intercept = rules.dimension, rules.intercept
-    if not seen.group_of:
-        prior = fit(arms, None, model=rules.model, dimension=d, intercept=intercept, features=seen.features)
-        return replace(state, prior=prior, groups=None)
-    if rules.model not in GROUPED or seen.features is not None:
-        raise ValueError(
-            f"groups of arms with the model {rules.model!r}{' and features' if seen.features is not None else ''}: "
-            f"priors by group are for {' and '.join(GROUPED)}, without features; leave group_of out"
-        )
-    groups = fit_groups(arms, seen.group_of, dimension=d, intercept=intercept)
-    return replace(state, prior=groups.other, groups=groups)
+    prior = prior_for(arms, rules=rules, group_of=seen.group_of, features=seen.features)
+    groups = prior.groups if isinstance(prior, GroupedPrior) else None
+    return replace(state, prior=prior if groups is None else groups.other, groups=groups)
 
 
 def _drawn(state: Meta, seen: Statistics, rules: Rules) -> tuple[Meta, str]:

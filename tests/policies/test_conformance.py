@@ -62,6 +62,8 @@ PLAIN = {
     "expiry",
     "explain",
     "exploring",
+    "exploration",
+    "exploration_records",
     "exposure",
     "features",
     "gaussian",
