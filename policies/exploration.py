@@ -155,7 +155,7 @@ def make_cut(state: Exploration, now: Now, *, policy: str, rules: Rules) -> Cut:
     )
     seen = Seen(
         prior=now.prior,
-        arms=now.arms,
+        arms=dict(sorted(now.arms.items())),  # luck is dealt out in this order
         groups=None,
         contexts=state.ring.astype(np.float64),
         announced=after.hazard.rate,

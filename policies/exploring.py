@@ -124,11 +124,11 @@ def belief(seen: Seen) -> Belief:
             means.append(found.mean)
             covariances.append(found.factor.T @ found.factor)
         else:
-            mean, variance = _moments(found.a, found.b)
+            mean, variance = moments(found.a, found.b)
             means.append(np.array([mean]))
             covariances.append(np.array([[variance]]))
     if isinstance(seen.prior, BetaPrior):
-        start, spread = (np.array([one]) for one in _moments(seen.prior.a, seen.prior.b))
+        start, spread = (np.array([one]) for one in moments(seen.prior.a, seen.prior.b))
         s2 = max(float(start[0]) * (1.0 - float(start[0])), LEAST_NOISE)
     else:
         new = unseen(seen.prior)
@@ -138,7 +138,12 @@ def belief(seen: Seen) -> Belief:
     )
 
 
-def _moments(a: float, b: float) -> tuple[float, float]:
+def moments(a: float, b: float) -> tuple[float, float]:
+    """Mean and variance of Beta(a, b).
+
+    >>> moments(1.0, 1.0)[0]
+    0.5
+    """
     mean = a / (a + b)
     return mean, mean * (1.0 - mean) / (a + b + 1.0)
 

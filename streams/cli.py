@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from streams import cli_arm, cli_budget, cli_config, cli_evaluate, cli_policy, cli_run, cli_serve, cli_topics
+from streams import cli_arm, cli_budget, cli_config, cli_evaluate, cli_meta, cli_policy, cli_run, cli_serve, cli_topics
 
 app = typer.Typer(
     help="Streaming feedback loop for slot allocation: contextual bandits over Kafka, exactly once.",
@@ -34,6 +34,7 @@ app.add_typer(cli_topics.app, name="topics")
 app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_arm.app, name="arm")
 app.add_typer(cli_budget.app, name="budget")
+app.add_typer(cli_meta.app, name="meta")
 app.add_typer(cli_config.app, name="config")
 
 

@@ -106,6 +106,7 @@ PLAIN = {
     "snapshot",
     "snapshot_records",
     "stack",
+    "starting",
     "student_t",
     "sums",
     "terms",
