@@ -62,7 +62,7 @@ def test_the_same_cut_decides_the_same_after_a_restart() -> None:
     decided(make_cut(state(2), now(), policy="p", rules=RULES))
     restored = decode_exploration(encode_exploration("p", before), first_exploration(0.3, dimension=D))
     offsets = {1: {"clicks": 1, "impressions": 2}, 0: {"clicks": 5, "impressions": 7}}
-    arms = dict(reversed(now().arms.items()))
+    arms = dict(reversed(list(now().arms.items())))
     again = decided(make_cut(restored, now(offsets=offsets, arms=arms), policy="p", rules=RULES))
     assert again[1] == one[1]
     assert encode_exploration("p", again[0]) == encode_exploration("p", one[0])
