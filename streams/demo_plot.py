@@ -126,7 +126,7 @@ def _draw_rate(axes: Any, history: History, fixed: History | None) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", ncols=2, frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 
 def _draw_regret(axes: Any, history: History, fixed: History | None) -> None:
