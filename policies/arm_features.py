@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.gaussian import joint
+from policies.groups import GroupedPrior
 from policies.prior import AnyPrior, HybridPrior
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ class FeaturedPrior(HybridPrior):
 
 
 def prior_of(prior: AnyPrior, arm: str) -> AnyPrior:
-    """The prior of one arm: its own where arms have features, else the one of all."""
-    return prior.of(arm) if isinstance(prior, FeaturedPrior) else prior
+    """The prior of one arm: its own where arms have features or groups, else the one of all."""
+    return prior.of(arm) if isinstance(prior, FeaturedPrior | GroupedPrior) else prior
 
 
 def seen_as(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit
 
+from policies.arm_features import prior_of
 from policies.posterior import BetaPosterior, posterior, unseen
 from policies.prior import AnyPrior, BetaPrior
 
@@ -62,7 +63,7 @@ class Means:
 
 
 def take_means(effective: Sequence[Mapping[str, Effective]], prior: AnyPrior, *, model: str, at_ms: int) -> Means:
-    """Means of the arms under every track's sums (G of them, each by arm), with the one prior that snapshots have.
+    """Means of the arms under every track's sums (G of them, each by arm), with the prior that snapshots have.
 
     >>> from policies.sums import Effective
     >>> seen = {"a": Effective(n_eff=8.0, count=8.0, reward=3.0, square=3.0)}
@@ -72,7 +73,16 @@ def take_means(effective: Sequence[Mapping[str, Effective]], prior: AnyPrior, *,
     names = sorted({name for arms in effective for name in arms})
     start = _mean(prior)
     mean = np.array(
-        [[*(start if name not in arms else _of(prior, arms[name]) for name in names), start] for arms in effective],
+        [
+            [
+                *(
+                    _mean(prior_of(prior, name)) if name not in arms else _of(prior_of(prior, name), arms[name])
+                    for name in names
+                ),
+                start,
+            ]
+            for arms in effective
+        ],
         np.float32,
     )
     return Means(at_ms=at_ms, row={name: i for i, name in enumerate(names)}, mean=mean, model=model)

@@ -21,6 +21,7 @@ from streams import (
     cli_config,
     cli_encoder,
     cli_evaluate,
+    cli_meta,
     cli_policy,
     cli_run,
     cli_serve,
@@ -45,6 +46,7 @@ app.add_typer(cli_policy.app, name="policy")
 app.add_typer(cli_arm.app, name="arm")
 app.add_typer(cli_budget.app, name="budget")
 app.add_typer(cli_encoder.app, name="encoder")
+app.add_typer(cli_meta.app, name="meta")
 app.add_typer(cli_config.app, name="config")
 app.add_typer(cli_encoder.app, name="encoder")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from streams.demo_plot import draw, require_matplotlib, require_writable
-from streams.demo_run import POLICY, Run
+from streams.demo_run import FIXED, POLICY, Run
 from streams.demo_view import summary
 from streams.local_loop import LocalLoop
 from streams.settings import PolicySettings, Settings
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PLOT = Path("clickloop-demo.png")
-WINDOW_S = 30.0
+WINDOW_S, GRACE_S = 8.0, 4.0
+"""Rows mature after both, and only then forgetting learns from them: of a drift in the middle of a minute, half a minute is left."""
+HALF_LIVES_S = (0.0, 15.0, 5.0)
 
 
 def run_demo(
@@ -60,10 +62,11 @@ def run_demo(
     with LocalLoop(chosen, own_broker=own_broker) as loop:
         run = Run(loop, world, seconds=seconds, rate=rate, seed=seed)
         interrupted = run.traffic(console, show=not json)
-        report, history = run.report()
+        report, history, fixed = run.report()
     if history.time_s.size:
         try:
-            draw(path, history, arms=world.arms, title=_plot_title(report))
+            title = _plot_title(report)
+            draw(path, history, arms=world.arms, title=title, fixed=fixed, drift_s=report["drift_s"])
             report["plot"] = str(path)
         except OSError as error:
             console.print(f"the picture could not be written: {error}")
@@ -77,19 +80,25 @@ def run_demo(
 
 
 def demo_settings(settings: Settings, world: World, *, own_broker: bool) -> Settings:
-    """The settings of the demo's workers: one policy for the world; on somebody else's cluster, a prefix of its own."""
-    policy = PolicySettings(
+    """The settings of the demo's workers: two policies for the world, with meta-updates and without; elsewhere, a prefix of their own."""
+    fixed = PolicySettings(
         model="linear",
         dimension=world.dimension,
         window_s=world.window_s,
         early_s=1.0,
-        grace_s=10.0,
+        grace_s=GRACE_S,
         intercept=0,
         arms=world.arms,
     )
+    tuned = fixed.model_copy(update={"half_lives_s": HALF_LIVES_S, "drift": "alarm", "explore": "roll-outs"})
     prefix = "" if own_broker else f"{settings.prefix}demo-{secrets.token_hex(4)}-"
     return settings.model_copy(
-        update={"prefix": prefix, "policies": {POLICY: policy}, "meta_interval_s": 2.0, "snapshot_max_age_s": None}
+        update={
+            "prefix": prefix,
+            "policies": {POLICY: tuned, FIXED: fixed},
+            "meta_interval_s": 2.0,
+            "snapshot_max_age_s": None,
+        }
     )
 
 

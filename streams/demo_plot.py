@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 BINS = 60
 NAMED_ARMS = 8
-_CHOSEN, _UNIFORM, _BEST = "#0b6e99", "#9a9a9a", "#2a9d3f"
+_CHOSEN, _UNIFORM, _BEST, _FIXED = "#0b6e99", "#9a9a9a", "#2a9d3f", "#d1762a"
 
 
 class PlotError(RuntimeError):
@@ -76,8 +76,25 @@ def traffic_shares(history: History, arms: int, bins: int = BINS) -> tuple[Float
     return ((edges[:-1] + edges[1:]) / 2)[there], shares
 
 
-def draw(path: Path, history: History, *, arms: Sequence[str], title: str) -> None:
-    """Write the picture as PNG. Raises PlotError without matplotlib."""
+def draw(
+    path: Path,
+    history: History,
+    *,
+    arms: Sequence[str],
+    title: str,
+    fixed: History | None = None,
+    drift_s: float | None = None,
+) -> None:
+    """Write the picture as PNG. Raises PlotError without matplotlib.
+
+    Args:
+        path: where to.
+        history: of the policy that tunes itself.
+        arms: names.
+        title: above the picture.
+        fixed: history of the policy without meta-updates.
+        drift_s: when the arms changed, None if they did not.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -87,31 +104,43 @@ def draw(path: Path, history: History, *, arms: Sequence[str], title: str) -> No
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     rate, regret, traffic = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 3])
-    _draw_rate(rate, history)
-    _draw_regret(regret, history)
+    _draw_rate(rate, history, fixed)
+    _draw_regret(regret, history, fixed)
     _draw_traffic(traffic, history, arms)
+    for axes in (rate, regret, traffic) if drift_s is not None else ():
+        axes.axvline(drift_s, color="#444444", linestyle="--", linewidth=1)
     traffic.set_xlabel("time since the traffic began (s)")
     figure.savefig(path, dpi=120, format="png")
 
 
-def _draw_rate(axes: Any, history: History) -> None:
+def _draw_rate(axes: Any, history: History, fixed: History | None) -> None:
     points = binned(history)
     axes.plot(points["time_s"], points["best"], color=_BEST, label="best possible")
     axes.plot(points["time_s"], points["clicked"], ".", color=_CHOSEN, alpha=0.35, label="clicks of the shown arms")
     axes.plot(points["time_s"], points["chosen"], color=_CHOSEN, linewidth=2.2, label="shown arms, expected")
+    if fixed is not None:
+        beside = binned(fixed)
+        axes.plot(beside["time_s"], beside["chosen"], color=_FIXED, label="without meta-updates, expected")
     axes.plot(points["time_s"], points["uniform"], color=_UNIFORM, label="uniform random")
     axes.set_ylabel("click rate (CTR)")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", ncols=2, frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 
-def _draw_regret(axes: Any, history: History) -> None:
+def _draw_regret(axes: Any, history: History, fixed: History | None) -> None:
     step = max(1, len(history.time_s) // 2000)
     lost = np.cumsum(history.best - history.chosen)[::step]
     lost_uniform = np.cumsum(history.best - history.uniform)[::step]
     axes.plot(history.time_s[::step], lost_uniform, color=_UNIFORM, label="uniform random")
+    if fixed is not None:
+        axes.plot(
+            fixed.time_s[::step],
+            np.cumsum(fixed.best - fixed.chosen)[::step],
+            color=_FIXED,
+            label="without meta-updates",
+        )
     axes.plot(history.time_s[::step], lost, color=_CHOSEN, linewidth=2.2, label="shown arms")
     axes.set_ylabel("regret (expected clicks\nlost to the best)")
     axes.set_ylim(bottom=0)

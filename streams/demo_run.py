@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.live import Live
 
+from streams import snapshots
 from streams.checkpoints import Checkpoints, total
 from streams.client import PolicyClient
 from streams.demo_view import Status, table
+from streams.reading import ReadError
+from streams.simulation import drifted
 from streams.traffic import AdServer, History
 
 if TYPE_CHECKING:
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
     from streams.local_loop import LocalLoop
     from streams.simulation import World
 
-POLICY = "demo"
+POLICY, FIXED = "demo", "demo-fixed"
+"""The policy that tunes itself, and one beside it that keeps the rates that it began with."""
+DRIFT_FROM_S = 30.0
+"""Shorter runs have no drift: nothing could be learned of it in time."""
 TICK_S = 0.005
 LOOK_S = 0.5
 DRAIN_S = 6.0
@@ -46,6 +52,9 @@ class Run:
         streams = np.random.SeedSequence(self.seed).spawn(3)
         self._rng = np.random.default_rng(streams[1])
         self.server = AdServer(self.world, policy=POLICY, rng=np.random.default_rng(streams[0]))
+        # the same seed: both meet the same visitors, who would click and wait alike
+        self.fixed = AdServer(self.world, policy=FIXED, rng=np.random.default_rng(streams[0]), measured=False)
+        self.drift_s: float | None = None
         self._delivered = 0
         self._failed = 0
 
@@ -71,14 +80,18 @@ class Run:
         return interrupted
 
     def _serve(self, client: PolicyClient, checkpoints: Checkpoints, live: Live | None) -> None:
-        self.server.begin()
+        for server in (self.server, self.fixed):
+            server.begin()
         begun = look = time.monotonic()
         while (now := time.monotonic()) - begun < self.seconds:
             self.elapsed_s = now - begun
-            wanted = int(self.elapsed_s * self.rate) - self.server.served
-            if wanted > 0:
-                self.server.serve(client, min(wanted, MOST_AT_ONCE))
-            self.server.send_due(client)
+            if self.drift_s is None and self.seconds >= DRIFT_FROM_S and self.elapsed_s >= self.seconds / 2:
+                self._drift()
+            wanted = int(self.elapsed_s * self.rate / 2) - self.server.served
+            for server in (self.server, self.fixed):
+                if wanted > 0:
+                    server.serve(client, min(wanted, MOST_AT_ONCE))
+                server.send_due(client)
             if now >= look:
                 self._look(client, checkpoints, live)
                 look = now + LOOK_S
@@ -86,18 +99,30 @@ class Run:
                 time.sleep(TICK_S)
         self.elapsed_s = time.monotonic() - begun
 
+    def _drift(self) -> None:
+        """From now on arms are clicked as others were."""
+        self.drift_s = self.elapsed_s
+        for server in (self.server, self.fixed):
+            server.change(drifted(self.world))
+
     def _drain(self, client: PolicyClient, checkpoints: Checkpoints) -> None:
         """Send the clicks of the next seconds, then wait until a snapshot knows them all."""
         begun = time.monotonic()
         while (waited_s := time.monotonic() - begun) < DRAIN_S + KNOWN_S:
-            sending = waited_s < DRAIN_S and self.server.clicks_due > 0
+            sending = waited_s < DRAIN_S and self.clicks_due > 0
             if sending:
                 self.server.send_due(client)
+                self.fixed.send_due(client)
             elif not self.server.freshness.unknown():
                 return
             checkpoints.poll()
             self.loop.check()
             time.sleep(0.05)
+
+    @property
+    def clicks_due(self) -> int:
+        """Clicks of both that are drawn and not sent yet."""
+        return self.server.clicks_due + self.fixed.clicks_due
 
     def _look(self, client: PolicyClient, checkpoints: Checkpoints, live: Live | None) -> None:
         self.loop.check()
@@ -125,6 +150,8 @@ class Run:
             ctr_uniform=float(recent.uniform.mean()) if some else None,
             ctr_best=float(recent.best.mean()) if some else None,
             share=recent.share if some else None,
+            share_fixed=self.fixed.history().since(max(0.0, self.elapsed_s - 2.0)).share if some else None,
+            drift_s=self.drift_s,
             shares=self.shares,
             version=None if snapshot is None else snapshot.version,
             age_s=client.age_s(POLICY),
@@ -134,10 +161,11 @@ class Run:
             addresses=[(worker.role, worker.metrics_url) for worker in self.loop.workers],
         )
 
-    def report(self) -> tuple[dict[str, Any], History]:
-        """What happened, and every decision."""
+    def report(self) -> tuple[dict[str, Any], History, History]:
+        """What happened, and every decision of both policies."""
         history = self.server.history()
-        last = history.since(0.75 * self.elapsed_s)
+        fixed, last_s = self.fixed.history(), 0.75 * self.elapsed_s
+        last = history.since(last_s)
         delays = self.server.freshness.delays_s()
 
         def mean(name: str) -> float | None:
@@ -149,13 +177,18 @@ class Run:
             "events_per_s": self._delivered / max(self.elapsed_s, 1e-9),
             **{name: self.counts.get(name, 0) for name in ("joined", "late", "unmatched", "waiting", "dead")},
             "not_delivered": self._failed,
-            "clicks_not_sent": self.server.clicks_due,
+            "clicks_not_sent": self.clicks_due,
             "ctr": mean("clicked"),
             "ctr_expected": mean("chosen"),
             "ctr_uniform": mean("uniform"),
             "ctr_best": mean("best"),
             "share": last.share,
             "share_realised": last.share_realised,
+            "share_fixed": fixed.since(last_s).share,
+            "regret": history.regret,
+            "regret_fixed": fixed.regret,
+            "drift_s": self.drift_s,
+            "story": self._story(),
             "freshness_p50_s": float(np.quantile(delays, 0.5)) if delays.size else None,
             "freshness_p99_s": float(np.quantile(delays, 0.99)) if delays.size else None,
             "clicks_not_in_a_snapshot": self.server.freshness.unknown(),
@@ -163,4 +196,17 @@ class Run:
             "seconds": self.elapsed_s,
             "plot": None,
         }
-        return report, history
+        return report, history, fixed
+
+    def _story(self) -> list[str]:
+        """What the policy that tunes itself changed, and why, from its history; that the prior was fitted again is left out."""
+        try:
+            heads = snapshots.history(self.loop.settings, POLICY)
+        except (snapshots.NotPublishedError, ReadError):
+            return []
+        return [
+            f"version {head['version']}: {reason}"
+            for head in heads
+            for reason in head["reasons"]
+            if not reason.startswith("prior and noise")
+        ]

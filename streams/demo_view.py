@@ -26,6 +26,8 @@ class Status:
     ctr_uniform: float | None = None
     ctr_best: float | None = None
     share: float | None = None
+    share_fixed: float | None = None
+    drift_s: float | None = None
     shares: Sequence[float] = ()
     version: int | None = None
     age_s: float | None = None
@@ -46,6 +48,8 @@ def table(status: Status) -> Table:
     grid.add_row("clicks", known)
     grid.add_row("click rate", _rates(status))
     grid.add_row("of what is possible", f"{_percent(status.share)}  {sparkline(status.shares)}")
+    drift = "" if status.drift_s is None else f"   (the arms have changed at {status.drift_s:.0f} s)"
+    grid.add_row("without meta-updates", f"{_percent(status.share_fixed)}{drift}")
     grid.add_row(
         "snapshot", f"version {_plain(status.version)}, {_seconds(status.age_s)} old   {status.client}".rstrip()
     )
@@ -76,6 +80,8 @@ def summary(report: Mapping[str, object]) -> Table:
 
 
 def _words(value: object) -> str:
+    if isinstance(value, list):
+        return "\n".join(str(one) for one in value) or "-"
     return f"{value:,}" if isinstance(value, int) else _plain(value)
 
 

@@ -34,6 +34,7 @@ from policies.position_state import no_rows, settled
 from policies.prior import AnyPrior
 from streams.messages import Message
 from streams.meta_feedback import Record
+from streams.policy_exploring import PolicyExploring
 from streams.rules import tracks
 from streams.settings import PolicySettings
 
@@ -56,6 +57,7 @@ class PolicyMeta:
             seen=no_rows(start) if policy.positions == "learn" else None,
         )
         self.baselines: Baselines = {}
+        self.exploring = PolicyExploring(name, policy)
         self.alarms = 0
         self._policy = policy
         self._hold_ms = round(policy.kept_s * 1000)
@@ -71,7 +73,8 @@ class PolicyMeta:
     def follows(self) -> bool:
         """Whether it learns from matured rows."""
         policy = self._policy
-        return len(self.models) > 1 or policy.drift != "off" or bool(policy.delays_s) or policy.positions == "learn"
+        learns = len(self.models) > 1 or policy.drift != "off" or bool(policy.delays_s) or policy.positions == "learn"
+        return learns or self.exploring.follows
 
     @property
     def model(self) -> Model:
@@ -114,6 +117,7 @@ class PolicyMeta:
         self._means = [means for _, _, means in found]
         self._number = found[-1][1] + 1 if found else 0
         self._reasons, self._cuts, self._records, self._moved = [], [], {}, False
+        self.exploring.restore(records)
 
     def place(self, positions: Mapping[int, int]) -> None:
         """Take positions in the feedback topic for the partitions that have none."""
@@ -129,6 +133,7 @@ class PolicyMeta:
         if record.policy == self.name and record.rows is not None:
             watch = self._policy.drift != "off"
             self.state, told = judged(self.state, record.rows, self._means, delays_s=self._policy.delays_s, watch=watch)
+            self.exploring.take(record.rows.x)
             self._reasons += told.reasons
             self._moved = True
             for arm in told.alarms:
@@ -232,10 +237,12 @@ class PolicyMeta:
 
     def messages(self) -> list[Message]:
         """Records of what moved since the last call of `written`."""
+        explored = self.exploring.messages(moved=self._moved)
         if not self._moved:
-            return []
+            return explored
         value = encode_meta(self.name, self.state, delays_s=self._policy.delays_s)
         return [
+            *explored,
             *(Message("policies", key, one) for key, one in self._records.items()),
             Message("policies", meta_key(self.name), value),
         ]
@@ -243,6 +250,7 @@ class PolicyMeta:
     def written(self) -> None:
         """What `messages` gave is committed."""
         self._records, self._moved = {}, False
+        self.exploring.written()
 
 
 def _expired(arm: str, baselines: Mapping[float, Baseline], tracks: ByTrack) -> bool:

@@ -165,6 +165,12 @@ class Metrics:
             ["policy"],
             registry=registry,
         )
+        self.exploration_rate = Gauge(
+            "clickloop_exploration_rate",
+            "The explorer's rate (alpha of thompson and ucb, epsilon, tau, ...) that decides.",
+            ["policy"],
+            registry=registry,
+        )
         self.position_effect = Gauge(
             "clickloop_position_effect_ratio",
             "Click rate of a slot against the first one's, as learned.",

@@ -62,6 +62,15 @@ class PolicyTrials:
         return self.state.exploring(self._settings)
 
     @property
+    def free(self) -> bool:
+        """Whether roll-outs may change the settings' rate: nothing is tried, adopted or frozen."""
+        return self.state.trying is None and not self.state.adopted and not self.state.frozen
+
+    def explore(self, alpha: float) -> None:
+        """Take what roll-outs made of the settings' rate."""
+        self._settings = replace(self._settings, rates={**self._settings.rates, "alpha": alpha})
+
+    @property
     def canary(self) -> Canary | None:
         """Of the candidate that is tried."""
         return self.state.canary

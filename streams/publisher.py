@@ -22,8 +22,10 @@ import structlog
 
 from policies.allotment import Allotment
 from policies.arms import Control, Roster, reasons, roster
-from policies.empirical_bayes import fit
+from policies.exploration import Now
+from policies.explorers import EXPLORERS
 from policies.guardrails import unsound
+from policies.meta import prior_for
 from policies.model import Model, Sums
 from policies.prior import PRIORS, AnyPrior
 from policies.snapshot import Snapshot, build, republish
@@ -166,6 +168,7 @@ class Publisher:
                 self._metrics.snapshot_version.remove(name)
                 self._metrics.snapshot_age.remove(name)
                 self._metrics.half_life.remove(name)
+                self._metrics.exploration_rate.remove(name)
                 for slot in known.meta.effects:
                     self._metrics.position_effect.remove(name, slot)
                 if known.meta.follows:
@@ -250,6 +253,9 @@ class Publisher:
                 known.prior = snapshot.prior if isinstance(snapshot.prior, PRIORS[known.model.name]) else None
                 known.fitted_count, known.fitted_at = 0.0, -1e18
                 self._metrics.snapshot_version.labels(policy=name).set(snapshot.version)
+                self._metrics.exploration_rate.labels(policy=name).set(
+                    snapshot.rates.get(EXPLORERS[snapshot.explorer].rate, 0.0)
+                )
         for name, known in self._policies.items():
             known.taken_over = True
             known.meta.restore(metas.get(name, {}))
@@ -309,8 +315,12 @@ class Publisher:
             self._metrics.position_effect.labels(policy=name, slot=slot).set(effect)
         if known.prior is None:
             return
-        tried = self._try(name, known)
+        if fitted:
+            self._roll_out(known, standing, place)
+        tried = (*self._explored(known), *self._try(name, known))
         why = (*why, *tried)
+        rate = EXPLORERS[known.trials.exploring.explorer].rate
+        self._metrics.exploration_rate.labels(policy=name).set(known.trials.exploring.rates[rate])
         known.meta.remember(by_name, known.prior, place.now_ms)
         changed = cut | {standing.renamed.get(arm, arm) for arm in touched}
         paced = known.snapshot is not None and known.terms.moved(known.snapshot.allotment)
@@ -427,17 +437,48 @@ class Publisher:
         if known.prior is not None and (count == known.fitted_count or not (due or count >= 2 * known.fitted_count)):
             return ()
         effective = {name: known.meta.read(name, arm, now_ms=now_ms) for name, arm in sums.items()}
-        policy = known.settings
-        known.prior = fit(
+        known.prior = prior_for(
             effective,
-            None,
-            model=policy.model,
-            dimension=policy.dimension,
-            intercept=policy.intercept,
-            features=self._texts.arm_features(known.meta.name) if policy.arm_texts else policy.features_of_arms,
+            rules=known.meta.exploring.rules,
+            group_of=known.meta.exploring.group_of,
+            features=self._texts.arm_features(known.meta.name)
+            if known.settings.arm_texts
+            else known.settings.features_of_arms,
         )
+        known.meta.exploring.keep_groups(known.prior)
         known.fitted_count, known.fitted_at = count, time.monotonic()
         return (f"prior and noise fitted to {count:.0f} impressions of {len(sums)} arms by empirical Bayes",)
+
+    def _roll_out(self, known: Published, standing: Roster, place: Place) -> None:
+        """Begin a roll-out where one is due; it is played beside the stream."""
+        exploring, count = known.meta.exploring, known.fitted_count
+        if known.prior is None or not known.trials.free or not exploring.due(count):
+            return
+        hidden = {*standing.paused, *standing.gone}
+        now = Now(
+            arms={
+                arm: known.meta.read(arm, one, now_ms=place.now_ms)
+                for arm, one in standing.sums.items()
+                if arm not in hidden
+            },
+            prior=known.prior,
+            count=count,
+            now_ms=place.now_ms,
+            announced=known.meta.state.announced,
+            offsets=place.offsets,
+            half_life_s=known.meta.half_life_s,
+            mean_delay_s=known.meta.mean_delay_s,
+        )
+        exploring.begin(now)
+
+    def _explored(self, known: Published) -> tuple[str, ...]:
+        """What a roll-out decided that is over, in words; the policy goes on by its rate."""
+        exploring = known.meta.exploring
+        if not exploring.follows:
+            return ()
+        told = exploring.heard(known.snapshot, free=known.trials.free)
+        known.trials.explore(exploring.state.alpha)
+        return told
 
     def _ages(self) -> None:
         for name, known in self._policies.items():

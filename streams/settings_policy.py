@@ -19,6 +19,7 @@ from policies.explorers import EXPLORERS
 from streams.outcomes import TAKING_BACK
 from streams.settings_attribution import AttributionSettings, refused
 from streams.settings_errors import SettingsError, did_you_mean
+from streams.settings_exploring import groups_of, unfit_exploration
 from streams.settings_features import FeatureSettings
 from streams.settings_texts import TextPolicy
 from streams.settings_texts import unfit as texts_unfit
@@ -122,6 +123,16 @@ class PolicySettings(TextPolicy):
     alpha: Rate | None = Field(
         None,
         description="width of the exploration; 0 is greedy; left out, it is 0.3 for thompson and 1 for ucb",
+    )
+    explore: Literal["fixed", "roll-outs", "top-layer"] = Field(
+        "fixed", description="whether alpha stays, or Bayesian roll-outs beside the stream move it (thompson only)"
+    )
+    explore_every: int = Field(5000, ge=1, description="impressions between two roll-outs at least")
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="model hybrid: field of arms under ads (budget, cap or a field of your own) by which they are grouped: new ones start "
+        "from their group",
     )
     tau: Rate = Field(0.02, gt=0, description="temperature of softmax, in the reward's unit; towards 0 it is greedy")
     gamma_scale: Rate = Field(10.0, description="greediness of squarecb; 0 is uniform")
@@ -383,6 +394,13 @@ class PolicySettings(TextPolicy):
         return self
 
     @model_validator(mode="after")
+    def _exploration_fits(self) -> Self:
+        why_not = unfit_exploration(self)
+        if why_not is not None:
+            raise ValueError(why_not)
+        return self
+
+    @model_validator(mode="after")
     def _attribution_fits(self) -> Self:
         why_not = refused(self)
         if why_not is not None:
@@ -398,6 +416,11 @@ class PolicySettings(TextPolicy):
     def features_of_arms(self) -> Features | None:
         """The declared features of arms, standardised; None if there are none."""
         return standardised(self.arm_features)
+
+    @property
+    def group_of(self) -> dict[str, str]:
+        """The group of each arm that has one."""
+        return {} if self.group_by is None else groups_of(self.ads, self.group_by)
 
     @property
     def rates(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ without the noise of the clicks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,18 @@ class World:
         within = -np.expm1(-self.window_s / self.mean_delay_s)
         delays: FloatArray = -self.mean_delay_s * np.log1p(-within * rng.random(n))
         return delays
+
+
+def drifted(world: World) -> World:
+    """The same arms after a change: each has the coefficients of another, half the arms further on.
+
+    What is possible stays the same, by uniform choice and by the best; which arm is good for whom does not.
+
+    >>> before = make_world(arms=4, seed=1)
+    >>> bool((drifted(before).theta == before.theta[[2, 3, 0, 1]]).all())
+    True
+    """
+    return replace(world, theta=np.roll(world.theta, len(world.theta) // 2, axis=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,11 @@ class History:
         """The same by the clicks themselves: noisier."""
         return self._share(self.clicked)
 
+    @property
+    def regret(self) -> float:
+        """Expected clicks lost to the best choice."""
+        return float((self.best - self.chosen).sum())
+
     def _share(self, values: FloatArray | npt.NDArray[np.bool_]) -> float:
         if not len(self.time_s):
             return 0.0
@@ -84,11 +89,18 @@ class AdServer:
         world: gives requests and clicks.
         policy: whose snapshots decide.
         rng: draws requests, clicks and delays.
+        measured: whether its clicks are followed until a snapshot knows them.
         now_s: a clock that does not go back, in seconds.
     """
 
     def __init__(
-        self, world: World, *, policy: str, rng: np.random.Generator, now_s: Callable[[], float] = time.monotonic
+        self,
+        world: World,
+        *,
+        policy: str,
+        rng: np.random.Generator,
+        measured: bool = True,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.freshness = Freshness()
         self.versions: list[int] = []
@@ -96,6 +108,7 @@ class AdServer:
         self.clicks_sent = 0
         self._world = world
         self._policy = policy
+        self._measured = measured
         self._rng = rng
         self._now_s = now_s
         self._index = {arm: i for i, arm in enumerate(world.arms)}
@@ -106,6 +119,10 @@ class AdServer:
     def begin(self) -> None:
         """Count time from now."""
         self._begun_s = self._now_s()
+
+    def change(self, world: World) -> None:
+        """Go on in another world of the same arms."""
+        self._world = world
 
     @property
     def clicks_due(self) -> int:
@@ -144,7 +161,7 @@ class AdServer:
         while self._due and self._due[0][0] <= self._now_s():
             _, decision_id, ts = heapq.heappop(self._due)
             sent_s = self._now_s()
-            _patiently(client.log_click, decision_id, SLOT, ts=ts, tag=sent_s)
+            _patiently(client.log_click, decision_id, SLOT, ts=ts, tag=sent_s if self._measured else None)
             self.clicks_sent += 1
 
     def on_delivery(self, delivery: Delivery) -> None:

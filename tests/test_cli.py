@@ -45,6 +45,7 @@ COMMANDS = [
     ("arm", "rename"),
     ("arm", "reset"),
     ("arm", "list"),
+    ("meta", "prior"),
     ("budget", "set"),
     ("budget", "pause"),
     ("budget", "resume"),

@@ -215,7 +215,7 @@ def run_cli(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProc
 def test_the_whole_demo_learns(local_broker: str, tmp_path: Path) -> None:
     """A short run with few arms: one JSON object, clicks joined, better than uniform, a picture."""
     plot = tmp_path / "demo.png"
-    options = ["--seconds", "10", "--arms", "5", "--rate", "300", "--json", "--plot", str(plot)]
+    options = ["--seconds", "10", "--arms", "5", "--rate", "600", "--json", "--plot", str(plot)]
     done = run_cli("demo", *options, "--bootstrap", local_broker)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)

@@ -15,6 +15,7 @@ from scipy.special import expit
 from policies.arm_laws import NormalLaws
 from policies.batch import Batch, FloatArray
 from policies.empirical_bayes import fit_beta, fit_hybrid, fit_linear, fit_logistic, fit_student
+from policies.groups import fit_groups
 from policies.model import make_model
 from policies.monte_carlo import estimate
 from policies.sums import Effective
@@ -140,10 +141,17 @@ def regression(
     )
 
 
+def grouped(seen: Seen, *, dimension: int) -> Any:
+    """Prior of an arm in none of thirty groups, between which these arms do not differ."""
+    found = fit_groups(seen, {name: str(int(name[4:]) % 30) for name in seen}, dimension=dimension)
+    return replace(found.other, tau2=found.other.tau2 + found.between)
+
+
 TRUTH, ERROR = np.array([*MEAN, TAU2, TAU2, S2]), np.array([0.06, 0.06, 0.012, 0.012, 0.02])
 EXACT = normal_arms()
 SUBJECTS = {
     "fit_linear": regression(fit_linear, "linear", truth=TRUTH, error=ERROR),
+    "fit_groups": regression(grouped, "linear", truth=TRUTH, error=ERROR),
     "fit_hybrid": regression(fit_hybrid, "hybrid", truth=TRUTH, error=ERROR),
     "fit_student": regression(
         fit_student,
