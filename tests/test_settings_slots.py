@@ -37,6 +37,7 @@ def test_fields_beside_the_settings_are_for_rules() -> None:
         ({"eligibility": [{"arm": "sizes", "is": "slot.size"}]}, "'is'"),
         ({"budgets": {"spring": {"amount": -1}}}, "greater than or equal"),
         ({"budgets": {"spring": {"amount": 1, "period": 3}}}, "Extra inputs"),
+        ({"budgets": {"spring": {"amount": 1, "pacing": "even"}}}, "'dual' or 'none'"),
         ({"caps": {"daily": {"limit": -1}}}, "greater than or equal"),
         ({"allocation": "best"}, "assignment"),
     ],
