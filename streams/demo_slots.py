@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 PLOT = Path("clickloop-demo-slots.png")
 SHARE = 0.5
 """Budgets as a share of what campaigns would spend without any: unpaced, they run out half-way."""
+MARGIN_S = 1.0
+"""Seconds of even spending that are held back: about as long as a cost takes to close a budget."""
+STEP_S = 1.5
+"""Seconds between steps of the prices: in so short a period they must not follow each other faster than spending comes to be known."""
 
 
 def run_slots_demo(
@@ -79,7 +83,7 @@ def run_slots_demo(
         run = SlotsRun(
             loop, market, amounts, seconds=seconds, rate=rate, start_ms=start_ms, rng=np.random.default_rng(seed)
         )
-        interrupted = run.traffic(console, show=not json)
+        run.traffic(console, show=not json)
         report = run.report()
     if run.server.served:
         try:
@@ -87,7 +91,7 @@ def run_slots_demo(
             report["plot"] = str(path)
         except OSError as error:
             console.print(f"the picture could not be written: {error}")
-    if interrupted:
+    if run.interrupted:
         console.print("interrupted; this is how far it came")
     if json:
         sys.stdout.write(codec.dumps(report) + "\n")
@@ -130,12 +134,24 @@ def slots_settings(
                 for arm, one in zip(market.world.arms, market.campaign_of, strict=True)
             },
             budgets={
-                budget: BudgetSettings(amount=amount, period_s=period_s, anchor_ms=start_ms, pacing=how)
+                budget: BudgetSettings(
+                    amount=amount,
+                    period_s=period_s,
+                    anchor_ms=start_ms,
+                    margin=amount * min(MARGIN_S / period_s, 1.0),
+                    pacing=how,
+                )
                 for budget, amount in amounts.items()
             },
         )
         for name, how in pacing.items()
     }
     return settings.model_copy(
-        update={"prefix": prefix, "policies": policies, "meta_interval_s": 2.0, "snapshot_max_age_s": None}
+        update={
+            "prefix": prefix,
+            "policies": policies,
+            "publish_interval_s": STEP_S,
+            "meta_interval_s": 2.0,
+            "snapshot_max_age_s": None,
+        }
     )

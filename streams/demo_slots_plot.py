@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BINS = 40
 COLOURS = {PACED: "#0b6e99", UNPACED: "#d1495b"}
-_EVEN, _SLOTS = "#9a9a9a", 0.25
+_EVEN = "#9a9a9a"
 
 
 def draw(path: Path, run: SlotsRun) -> None:
@@ -63,7 +63,7 @@ def spent_over(run: SlotsRun, policy: str, name: str, number: int) -> tuple[Floa
     start_s, end_s = number * run.period_s, (number + 1) * run.period_s
     mine = costs(run.market, run.server.pages(policy), name)
     mine = mine.within(run.start_ms + 1000 * start_s, run.start_ms + 1000 * end_s)
-    until_s = min(end_s, max(run.elapsed_s, start_s))
+    until_s = min(end_s, max(run.server.elapsed_s, start_s))
     total = np.cumsum(mine.cost)
     last = total[-1] if len(total) else 0.0
     return np.array([start_s, *((mine.ts - run.start_ms) / 1000), until_s]), np.array([0.0, *total, last])
@@ -87,6 +87,8 @@ def _draw_value(axes: Any, run: SlotsRun) -> None:
         count, _ = np.histogram(time_s, edges)
         sums, _ = np.histogram(time_s, edges, weights=expected)
         there = count > 0
-        axes.plot(((edges[:-1] + edges[1:]) / 2)[there], sums[there] / count[there], color=colour, linewidth=2, label=policy)
+        axes.plot(
+            ((edges[:-1] + edges[1:]) / 2)[there], sums[there] / count[there], color=colour, linewidth=2, label=policy
+        )
     axes.set_ylabel("expected value\na page")
     axes.legend(loc="lower left", ncols=2, frameon=False)

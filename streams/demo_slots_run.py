@@ -15,7 +15,7 @@ from streams.demo_slots_view import Status, table
 from streams.pages import PageServer
 from streams.posteriors import Posteriors
 from streams.rules import tracks
-from streams.spending import costs, period
+from streams.spending import period
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,15 +54,16 @@ class SlotsRun:
     rate: float
     start_ms: int
     rng: np.random.Generator
+    interrupted: bool = False
     told: dict[str, Prices] = field(default_factory=lambda: {PACED: Prices(), UNPACED: Prices()})
     counts: dict[str, int] = field(default_factory=dict)
-    elapsed_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.server = PageServer(self.market, policies=(PACED, UNPACED), start_ms=self.start_ms, rng=self.rng)
+        self.server = PageServer(
+            self.market, policies=(PACED, UNPACED), start_ms=self.start_ms, rate=self.rate, rng=self.rng
+        )
         policies = self.loop.settings.policies
         self.ledgers = Posteriors(self.loop.settings, {name: tracks(policy) for name, policy in policies.items()})
-        self._begun = False
         self._delivered = self._failed = 0
 
     @property
@@ -70,9 +71,8 @@ class SlotsRun:
         """Length of a period of the budgets."""
         return self.seconds / PERIODS
 
-    def traffic(self, console: Console, *, show: bool) -> bool:
-        """Serve for the time given, then wait for what is under way. Returns whether Ctrl-C ended it early."""
-        interrupted = False
+    def traffic(self, console: Console, *, show: bool) -> None:
+        """Serve for the time given or until Ctrl-C, then wait for what is under way."""
         with ExitStack() as stack:
             self.ledgers.start()
             stack.callback(self.ledgers.close)
@@ -85,26 +85,26 @@ class SlotsRun:
             try:
                 self._serve(client, checkpoints, live)
             except KeyboardInterrupt:
-                interrupted = True
+                self.interrupted = True
             self._drain(client, checkpoints)
             self._look(client, checkpoints, live)
-        return interrupted
 
     def _hear(self, snapshot: Snapshot) -> None:
-        if snapshot.policy in self.told and self._begun:
+        if snapshot.policy in self.told:
             told = self.told[snapshot.policy]
-            told.time_s.append(self.server.event_s() - self.start_ms / 1000)
+            told.time_s.append(self.server.elapsed_s)
             told.price.append(dict(snapshot.allotment.price))
             told.closed.append(snapshot.allotment.closed)
             told.kappa = dict(snapshot.allotment.kappa)
 
     def _serve(self, client: PolicyClient, checkpoints: Checkpoints, live: Live | None) -> None:
-        self.server.begin()
-        self._begun = True
         begun = look = time.monotonic()
-        while (now := time.monotonic()) - begun < self.seconds:
-            self.elapsed_s = now - begun
-            wanted = int(self.elapsed_s * self.rate) - self.server.served
+        pages = round(self.seconds * self.rate)
+        while self.server.served < pages:
+            now = time.monotonic()
+            wanted = min(int((now - begun) * self.rate), pages) - self.server.served
+            if wanted > MOST_AT_ONCE:  # not caught up with: event time waits
+                begun += (wanted - MOST_AT_ONCE) / self.rate
             if wanted > 0:
                 self.server.serve(client, min(wanted, MOST_AT_ONCE))
             self.server.send_due(client)
@@ -113,15 +113,14 @@ class SlotsRun:
                 look = now + LOOK_S
             if wanted <= MOST_AT_ONCE:
                 time.sleep(TICK_S)
-        self.elapsed_s = time.monotonic() - begun
 
     def _drain(self, client: PolicyClient, checkpoints: Checkpoints) -> None:
-        """Send the clicks of the next seconds, then wait until every one is joined."""
+        """Send the clicks that are still to come, and wait until every one is joined."""
+        self.server.send_due(client, ahead_s=self.market.world.window_s)
         begun = time.monotonic()
         while time.monotonic() - begun < DRAIN_S:
-            self.server.send_due(client)
             joined = total(checkpoints.poll(), "counts").get("joined", 0)
-            if not self.server.clicks_due and joined >= self.server.clicks_sent:
+            if joined >= self.server.clicks_sent:
                 return
             self.loop.check()
             time.sleep(0.05)
@@ -139,14 +138,15 @@ class SlotsRun:
         return {name: accounts[name].spent.get(number, 0.0) if name in accounts else 0.0 for name in self.amounts}
 
     def _status(self, client: PolicyClient) -> Status:
-        number = min(int(self.elapsed_s / self.period_s), PERIODS - 1)
+        elapsed_s = self.server.elapsed_s
+        number = min(int(elapsed_s / self.period_s), PERIODS - 1)
         start_ms, end_ms = self._bounds(number)
         snapshots = {policy: client.snapshot(policy) for policy in self.told}
         return Status(
-            elapsed_s=self.elapsed_s,
+            elapsed_s=elapsed_s,
             seconds=self.seconds,
             number=number,
-            passed=min(self.elapsed_s / self.period_s - number, 1.0),
+            passed=min(elapsed_s / self.period_s - number, 1.0),
             events=self._delivered,
             counts=self.counts,
             amounts=self.amounts,
@@ -178,8 +178,7 @@ class SlotsRun:
             "events": self._delivered,
             **{name: self.counts.get(name, 0) for name in ("joined", "late", "unmatched", "waiting", "dead")},
             "not_delivered": self._failed,
-            "clicks_not_sent": self.server.clicks_due,
-            "seconds": self.elapsed_s,
+            "seconds": self.server.elapsed_s,
             "period_s": self.period_s,
             "gain": gain,
             "policies": policies,

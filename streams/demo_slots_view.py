@@ -52,15 +52,17 @@ def table(status: Status) -> Table:
     grid.add_column("")
     for policy in status.spent:
         grid.add_column(policy, min_width=WIDTH + 16)
-    grid.add_row(f"period {status.number + 1}", *[f"{bar(status.passed)} {status.passed:.0%} passed"] * len(status.spent))
+    grid.add_row(
+        f"period {status.number + 1}", *[f"{bar(status.passed)} {status.passed:.0%} passed"] * len(status.spent)
+    )
     for name, amount in status.amounts.items():
         grid.add_row(name, *[_spending(status, policy, name, amount) for policy in status.spent])
     grid.add_row("value a page", *[_number(status.value.get(policy)) for policy in status.spent])
     for slot, effect in status.effects.items():
         known = [_number(status.found.get(policy, {}).get(slot), 2) for policy in status.spent]
         grid.add_row(f"effect of {slot}", *[f"{one} found, {effect:g} true" for one in known])
-    known = "  ".join(f"{name} {status.counts.get(name, 0):,}" for name in ("joined", "late", "dead"))
-    grid.caption = f"{status.events:,} events in; clicks: {known}   {status.trouble}".rstrip()
+    clicks = "  ".join(f"{name} {status.counts.get(name, 0):,}" for name in ("joined", "late", "dead"))
+    grid.caption = f"{status.events:,} events in; clicks: {clicks}   {status.trouble}".rstrip()
     return grid
 
 
@@ -76,13 +78,26 @@ def summary(report: Mapping[str, Any]) -> Group:
     policies = report["policies"]
     last = {policy: one["periods"][-1] for policy, one in policies.items()}
     money = Table(title="spending in the last period", title_justify="left", min_width=76)
-    for head in ("campaign", "policy", "amount", "spent", "in the first half", "ran out after", "over", "by the ledger"):
+    for head in (
+        "campaign",
+        "policy",
+        "amount",
+        "spent",
+        "in the first half",
+        "ran out after",
+        "over",
+        "by the ledger",
+    ):
         money.add_column(head)
     for name in next(iter(last.values()))["budgets"]:
         for policy, one in last.items():
             money.add_row(name, policy, *_row(one["budgets"][name]))
     worth = Table(title="value a page, clicks times what they are worth", title_justify="left", min_width=76)
-    for head in ("policy", *(f"period {i + 1}" for i in range(len(policies[next(iter(last))]["periods"]))), "by clicks"):
+    for head in (
+        "policy",
+        *(f"period {i + 1}" for i in range(len(policies[next(iter(last))]["periods"]))),
+        "by clicks",
+    ):
         worth.add_column(head)
     worth.add_column("last quarter")
     for policy, one in policies.items():

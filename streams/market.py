@@ -46,6 +46,7 @@ CAMPAIGNS = (
     Campaign(name="summer", value=1.5, click_cost=0.5),
     Campaign(name="house", value=0.75, limited=False),
 )
+LEAST_ARMS = 2 * len(CAMPAIGNS)
 EFFECTS = {"top": 1.0, "side": 0.625, "foot": 0.375}
 
 
@@ -95,11 +96,10 @@ def make_market(*, arms: int = 12, seed: int = 0) -> Market:
     >>> [one.name for one in market.campaign_of]
     ['spring', 'summer', 'house', 'spring', 'summer', 'house']
     """
-    least = 2 * len(CAMPAIGNS)
-    if arms < least:
-        raise ValueError(f"arms = {arms}: {len(CAMPAIGNS)} campaigns need at least {least}, two each")
+    if arms < LEAST_ARMS:
+        raise ValueError(f"arms = {arms}: {len(CAMPAIGNS)} campaigns need at least {LEAST_ARMS}, two each")
     world = make_world(
-        arms=arms, dimension=4, seed=seed, base_rate=0.08, feature_sd=0.5, mean_delay_s=1.0, window_s=4.0
+        arms=arms, dimension=4, seed=seed, base_rate=0.08, feature_sd=0.5, mean_delay_s=0.5, window_s=2.0
     )
     return Market(world=world, effects=dict(EFFECTS))
 
@@ -132,4 +132,6 @@ def budgets(market: Market, *, pages: float, share: float, seed: int = 0) -> dic
     """
     contexts = market.world.contexts(SAMPLE, rng=np.random.default_rng(seed))
     spent = spending(market, contexts)
-    return {one.name: max(round(4 * share * pages * spent[one.name]) / 4, 0.25) for one in market.campaigns if one.limited}
+    return {
+        one.name: max(round(4 * share * pages * spent[one.name]) / 4, 0.25) for one in market.campaigns if one.limited
+    }

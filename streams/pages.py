@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,12 +57,14 @@ class _Shown:
 class PageServer:
     """Serves simulated pages; call `serve` and `send_due` from one thread.
 
+    Event time goes by the pages, one every 1/rate seconds, so that a machine that is slow for a while makes a slow run and no bursts.
+
     Args:
         market: gives contexts and clicks.
         policies: names of those that fill each page.
-        start_ms: event time of the moment `begin` is called, ms UTC.
+        start_ms: event time of the first page, ms UTC.
+        rate: pages in a second of event time.
         rng: draws contexts, clicks and delays.
-        now_s: a clock that does not go back, in seconds.
     """
 
     def __init__(
@@ -70,28 +73,28 @@ class PageServer:
         *,
         policies: Sequence[str],
         start_ms: int,
+        rate: float,
         rng: np.random.Generator,
-        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.served = 0
         self.clicks_sent = 0
         self.impressions_sent = 0
         self._market = market
         self._start_ms = start_ms
+        self._rate = rate
         self._rng = rng
-        self._now_s = now_s
         self._index = {arm: i for i, arm in enumerate(market.world.arms)}
         self._shown = {policy: _Shown() for policy in policies}
         self._due: list[tuple[int, str, str]] = []
-        self._begun_s = now_s()
 
-    def begin(self) -> None:
-        """Event time runs from its start from now on."""
-        self._begun_s = self._now_s()
+    @property
+    def elapsed_s(self) -> float:
+        """Event time since the first page."""
+        return self.served / self._rate
 
     def event_s(self) -> float:
         """Event time now, seconds since the epoch: the clock of the policy client."""
-        return self._start_ms / 1000 + self._now_s() - self._begun_s
+        return self._start_ms / 1000 + self.elapsed_s
 
     @property
     def clicks_due(self) -> int:
@@ -107,9 +110,9 @@ class PageServer:
         for i in range(n):
             for policy in self._shown:
                 page = client.decide_slots(policy, x[i], slots=self._market.slots)
-                _patiently(lambda page=page: client.log_impressions(page))
+                _patiently(partial(client.log_impressions, page))
                 self._take(page, chances[i], luck[i], delays_ms[i])
-        self.served += n
+            self.served += 1
 
     def _take(self, page: SlotsDecision, chances: FloatArray, luck: FloatArray, delays_ms: IntArray) -> None:
         shown = self._shown[page.policy]
@@ -126,12 +129,12 @@ class PageServer:
             if wait != NO_CLICK:
                 heapq.heappush(self._due, (page.ts + wait, page.decision_id, slot))
 
-    def send_due(self, client: PolicyClient) -> None:
-        """Send the clicks whose time has come."""
-        now_ms = 1000.0 * self.event_s()
-        while self._due and self._due[0][0] <= now_ms:
+    def send_due(self, client: PolicyClient, *, ahead_s: float = 0.0) -> None:
+        """Send the clicks whose time has come, or comes so soon."""
+        until_ms = 1000.0 * (self.event_s() + ahead_s)
+        while self._due and self._due[0][0] <= until_ms:
             ts, decision_id, slot = heapq.heappop(self._due)
-            _patiently(lambda ts=ts, name=decision_id, slot=slot: client.log_click(name, slot, ts=ts))
+            _patiently(partial(client.log_click, decision_id, slot, ts=ts))
             self.clicks_sent += 1
 
     def pages(self, policy: str) -> Pages:

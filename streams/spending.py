@@ -58,7 +58,9 @@ def value(market: Market, pages: Pages) -> tuple[FloatArray, FloatArray]:
     return (worth * pages.chance).sum(axis=1), (worth * (pages.delay_ms != NO_CLICK)).sum(axis=1)
 
 
-def period(market: Market, pages: Pages, amounts: dict[str, float], *, start_ms: float, end_ms: float) -> dict[str, Any]:
+def period(
+    market: Market, pages: Pages, amounts: dict[str, float], *, start_ms: float, end_ms: float
+) -> dict[str, Any]:
     """One period of one policy, as the report has it.
 
     Returns:
