@@ -87,7 +87,7 @@ def run_slots_demo(
         report = run.report()
     if run.server.served:
         try:
-            draw(path, run)
+            draw(path, run, title=_title(report))
             report["plot"] = str(path)
         except OSError as error:
             console.print(f"the picture could not be written: {error}")
@@ -155,3 +155,9 @@ def slots_settings(
             "snapshot_max_age_s": None,
         }
     )
+
+
+def _title(report: dict[str, Any]) -> str:
+    gain = report["gain"]
+    told = "" if gain is None else f": {gain:+.0%} value in the last period"
+    return f"clickloop demo --slots, the same visitors and budgets with pacing and without{told}"

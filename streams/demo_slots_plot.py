@@ -1,4 +1,4 @@
-"""The picture of the demo with slots: spending of each budget over its periods, prices, and value, with pacing and without."""
+"""The picture of the demo with slots: each budget's spending, prices, value and position effects, with pacing and without."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ COLOURS = {PACED: "#0b6e99", UNPACED: "#d1495b"}
 _EVEN = "#9a9a9a"
 
 
-def draw(path: Path, run: SlotsRun) -> None:
+def draw(path: Path, run: SlotsRun, *, title: str) -> None:
     """Write the picture as PNG. Raises PlotError without matplotlib."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(11, 3 * (len(run.amounts) + 2)), layout="constrained")
+    figure = Figure(figsize=(11, 2.6 * (len(run.amounts) + 3)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle("clickloop demo --slots: the same visitors and budgets, with pacing and without", fontsize=13)
-    rows = figure.subplots(len(run.amounts) + 2, 1, sharex=True)
+    figure.suptitle(title, fontsize=13)
+    grid = figure.add_gridspec(len(run.amounts) + 3, 1)
+    first = figure.add_subplot(grid[0])
+    rows = [first, *(figure.add_subplot(grid[i], sharex=first) for i in range(1, len(run.amounts) + 2))]
     for axes, (name, amount) in zip(rows, run.amounts.items(), strict=False):
         _draw_spending(axes, run, name, amount)
     _draw_prices(rows[-2], run)
     _draw_value(rows[-1], run)
+    _draw_effects(figure.add_subplot(grid[-1]), run)
     for axes in rows:
         axes.grid(alpha=0.25)
         axes.set_ylim(bottom=0)
@@ -53,9 +56,21 @@ def _draw_spending(axes: Any, run: SlotsRun, name: str, amount: float) -> None:
         for policy, colour in COLOURS.items():
             time_s, total = spent_over(run, policy, name, number)
             axes.step(time_s, total, where="post", color=colour, linewidth=2, label=policy if number == 0 else None)
+            over = total[-1] - amount
+            if over > 0.0:
+                axes.annotate(
+                    f"{over:.2f} over",
+                    (time_s[-1], total[-1]),
+                    (-4, 5 if policy == UNPACED else -26),
+                    textcoords="offset points",
+                    ha="right",
+                    color=colour,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                )
     axes.axhline(amount, color="black", linewidth=0.8)
     axes.set_ylabel(f"{name}:\nspent of {amount:,.2f}")
-    axes.legend(loc="upper left", frameon=False)
+    axes.margins(y=0.15)
+    axes.legend(loc="lower right", ncols=3)
 
 
 def spent_over(run: SlotsRun, policy: str, name: str, number: int) -> tuple[FloatArray, FloatArray]:
@@ -75,7 +90,7 @@ def _draw_prices(axes: Any, run: SlotsRun) -> None:
         prices = [each.get(name, 0.0) for each in told.price]
         axes.step(told.time_s, prices, where="post", linewidth=2, label=name)
     axes.set_ylabel("published price\n(value per cost)")
-    axes.legend(loc="upper left", ncols=2, frameon=False, title="paced", alignment="left")
+    axes.legend(loc="upper right", ncols=2, title="paced")
 
 
 def _draw_value(axes: Any, run: SlotsRun) -> None:
@@ -92,3 +107,16 @@ def _draw_value(axes: Any, run: SlotsRun) -> None:
         )
     axes.set_ylabel("expected value\na page")
     axes.legend(loc="lower left", ncols=2, frameon=False)
+
+
+def _draw_effects(axes: Any, run: SlotsRun) -> None:
+    slots = np.arange(len(run.market.slots))
+    axes.bar(slots - 0.25, run.market.kappa, 0.25, color=_EVEN, label="true")
+    for i, (policy, colour) in enumerate(COLOURS.items()):
+        found = [run.told[policy].kappa.get(slot, np.nan) for slot in run.market.slots]
+        bars = axes.bar(slots + 0.25 * i, found, 0.25, color=colour, label=f"found, {policy}")
+        axes.bar_label(bars, fmt="%.2f")
+    axes.set_xticks(slots, run.market.slots)
+    axes.set_ylabel("click rate against\nthe first slot's")
+    axes.margins(y=0.15)
+    axes.legend(loc="upper right", frameon=False)
