@@ -170,7 +170,8 @@ class SlotsRun:
         """What happened."""
         policies = {policy: self._of(policy) for policy in self.told}
         last = {policy: one["periods"][-1]["value"] for policy, one in policies.items()}
-        gain = last[PACED] / last[UNPACED] - 1.0 if last[PACED] is not None and last[UNPACED] else None
+        whole = not self.interrupted and last[PACED] is not None and last[UNPACED]  # early, the unpaced lead
+        gain = last[PACED] / last[UNPACED] - 1.0 if whole else None
         return {
             "pages": self.server.served,
             "impressions": self.server.impressions_sent,
