@@ -5,6 +5,7 @@ Budget b in the period of `now_ms`, as of all partitions' ledgers::
     spent_b      all that is known to be spent in the period, by events' own times
     u_b          earned/spent of b in the periods that the ledger keeps: a typical value per cost. Without either the last one, at first 0
     lambda_b     one step of policies/budgets.py with eta = ETA and unit u_b, at most MOST_UNITS u_b: no arm is worth that much more than others
+                 Always 0 where `Wanted.pacing` is "none"
     closed       paused, or spent_b >= amount - margin, in this period or in one that the watermark has not reached
 """
 
@@ -82,6 +83,8 @@ def stepped(
     for name, one in state.budgets.items():
         account = ledger.accounts.get(name)
         paced = one if now_ms <= 0 else _step(one, account, now_ms)
+        if wanted[name].pacing == "none":
+            paced = replace(paced, budget=replace(paced.budget, price=0.0))
         there = _ahead(paced.budget, account)
         is_closed = not all(
             budgets.is_open(budget, now_ms=now_ms, margin=wanted[name].margin) for budget in (paced.budget, there)

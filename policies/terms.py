@@ -7,7 +7,7 @@ leader to the next in its record (policies/terms_records.py): what it is told ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from policies.budgets import Budget
 
+Pacing = Literal["dual", "none"]
 MOVED = 0.02
 """Part of a price, or of its unit if that is more, by which it has to differ from the published one to be published for its own sake."""
 
@@ -44,12 +45,13 @@ NOTHING_SAID = BudgetControl()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the settings say of a budget; see `policies.budgets.Budget`."""
+    """What the settings say of a budget; see `policies.budgets.Budget`. ``pacing`` "none" keeps its price at 0, so that it only closes."""
 
     amount: float
     period_s: float
     anchor_ms: int = 0
     margin: float = 0.0
+    pacing: Pacing = "dual"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,15 @@ class Role(StrEnum):
 
 def demo(
     seconds: Annotated[float, typer.Option(min=1.0, max=86_400.0, help="How long the simulated traffic runs.")] = 60.0,
-    arms: Annotated[int, typer.Option(min=2, max=1_000, help="Number of arms to choose from.")] = 20,
-    rate: Annotated[float, typer.Option(min=1.0, max=100_000.0, help="Decisions per second.")] = 2_000.0,
+    slots: Annotated[
+        bool, typer.Option("--slots", help="Pages of three slots and campaigns with budgets, with pacing and without.")
+    ] = False,
+    arms: Annotated[
+        int | None, typer.Option(min=2, max=1_000, help="Number of arms to choose from; 20, of --slots 12.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1.0, max=100_000.0, help="Decisions per second; 2,000, of --slots 150 pages.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the learning curves to this PNG.")] = None,
     config: Config = None,
@@ -32,10 +39,24 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the whole loop on simulated traffic. Without a broker it starts one in memory (extra: local)."""
-    from streams.demo import run_demo
-
     settings = settings_from(config, bootstrap)
     own_broker = "bootstrap" not in settings.model_fields_set
+    if slots:
+        from streams.demo_slots import run_slots_demo
+        from streams.market import LEAST_ARMS
+
+        arms, rate = 12 if arms is None else arms, 150.0 if rate is None else rate
+        if arms < LEAST_ARMS:
+            raise typer.BadParameter(
+                f"--arms {arms} with --slots: must be at least {LEAST_ARMS}, two for each campaign"
+            )
+        run_slots_demo(
+            settings, own_broker=own_broker, seconds=seconds, arms=arms, rate=rate, seed=seed, plot=plot, json=json
+        )
+        return
+    from streams.demo import run_demo
+
+    arms, rate = 20 if arms is None else arms, 2_000.0 if rate is None else rate
     run_demo(settings, own_broker=own_broker, seconds=seconds, arms=arms, rate=rate, seed=seed, plot=plot, json=json)
 
 

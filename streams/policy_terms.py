@@ -104,7 +104,13 @@ def silence(metrics: Metrics) -> None:
 def wanted(policy: SlotPolicy) -> dict[str, Wanted]:
     """What the settings say of every budget."""
     return {
-        name: Wanted(amount=one.amount, period_s=one.period_s, anchor_ms=one.anchor_ms, margin=one.margin)
+        name: Wanted(
+            amount=one.amount,
+            period_s=one.period_s,
+            anchor_ms=one.anchor_ms,
+            margin=one.margin,
+            pacing=one.pacing,
+        )
         for name, one in policy.budgets.items()
     }
 

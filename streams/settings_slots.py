@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.eligibility import Fields, Rule, rules_from
+from policies.terms import Pacing
 
 Amount = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, le=315_360_000.0, allow_inf_nan=False)]
@@ -81,6 +82,7 @@ class BudgetSettings(BaseModel):
     period_s: Span = Field(86_400.0, description="length of a period in seconds")
     anchor_ms: int = Field(0, description="where a period begins, ms UTC")
     margin: Amount = Field(0.0, description="what is held back: the budget closes this much before it is spent")
+    pacing: Pacing = Field("dual", description="whether a price spreads it over the period, or it only closes (none)")
 
 
 class CapSettings(BaseModel):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from streams.policy_terms import wanted
 from streams.settings_policy import PolicySettings
 
 GOOD: dict[str, Any] = {
@@ -25,6 +26,13 @@ def test_fields_beside_the_settings_are_for_rules() -> None:
     assert policy.slots["side"].position == 0.5
 
 
+@pytest.mark.parametrize(("said", "pacing"), [({}, "dual"), ({"pacing": "dual"}, "dual"), ({"pacing": "none"}, "none")])
+def test_a_budget_is_paced_unless_told_otherwise(said: dict[str, Any], pacing: str) -> None:
+    """What the settings say is what the publisher steps prices by."""
+    policy = PolicySettings.model_validate(GOOD | {"budgets": {"spring": {"amount": 100, **said}}})
+    assert wanted(policy)["spring"].pacing == pacing
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -37,6 +45,7 @@ def test_fields_beside_the_settings_are_for_rules() -> None:
         ({"eligibility": [{"arm": "sizes", "is": "slot.size"}]}, "'is'"),
         ({"budgets": {"spring": {"amount": -1}}}, "greater than or equal"),
         ({"budgets": {"spring": {"amount": 1, "period": 3}}}, "Extra inputs"),
+        ({"budgets": {"spring": {"amount": 1, "pacing": "even"}}}, "'dual' or 'none'"),
         ({"caps": {"daily": {"limit": -1}}}, "greater than or equal"),
         ({"allocation": "best"}, "assignment"),
     ],

@@ -96,6 +96,20 @@ def test_a_lost_step_is_made_up_for_by_the_next(rows: list[tuple[int, float]], e
     assert decode_terms(encode_terms("p", whole)) == whole
 
 
+def test_without_pacing_a_budget_has_no_price_and_closes_all_the_same() -> None:
+    """The same spending prices a paced budget; one that is switched to none while priced loses its price with the next step."""
+    ledger, unpaced = earn(spend(EMPTY, 1_000, 50.0), 1_000, 50.0), {"spring": replace(SPRING["spring"], pacing="none")}
+    start, _ = heeded(TermsState(), SPRING, {}, now_ms=1_000)
+    priced, _ = stepped(start, ledger, SPRING, now_ms=1_000)
+    assert allotted(priced).price["spring"] > 0.0
+    for before in (start, priced):
+        state, told = stepped(before, ledger, unpaced, now_ms=1_500)
+        assert (allotted(state).price, told) == ({}, ())
+        state, told = stepped(state, spend(ledger, 1_600, 50.0), unpaced, now_ms=1_600)
+        assert told == ("budget spring closed: 100 of 100 spent in period 0",)
+        assert allotted(state).price == {}
+
+
 def test_a_budget_closes_is_raised_and_rolls_over_with_reasons() -> None:
     """Spent at the margin, opened by a larger amount, closed again, and open in the next period; paused whatever is left."""
     ledger = spend(EMPTY, 1_000, 100.0)
