@@ -37,12 +37,17 @@ class Empty:
 
 def test_a_broker_that_answers_at_once_is_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No poll may loop inside the consumer, and the follower pauses between two that brought nothing."""
-    consumer, pauses = Empty(5), []
+    consumer, pauses = Empty(5), list[float]()
     monkeypatch.setattr(following, "_consumer", lambda _: consumer)
     follower = Follower(Settings(), on_snapshot=lambda *_: None)
     stop = follower._stop
     wait = stop.wait
-    monkeypatch.setattr(stop, "wait", lambda timeout: pauses.append(timeout) or wait(timeout))
+
+    def paused(timeout: float) -> bool:
+        pauses.append(timeout)
+        return wait(timeout)
+
+    monkeypatch.setattr(stop, "wait", paused)
     assert consumer.done.wait(10)
     follower.close()
     assert set(consumer.may_wait) == {0}
