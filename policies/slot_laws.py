@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from policies.closed_forms import normed
-from policies.thompson import FEW, PRUNE, REACH, STEP, breakpoints, gauss_legendre, unit_rule
+from policies.thompson import CROWD, FEW, MISSED, PRUNE, REACH, STEP, breakpoints, gauss_legendre, unit_rule
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -31,6 +31,7 @@ Mask = npt.NDArray[np.bool_]
 
 LEAST_F = 1e-60
 FEW_SLOTS = 3
+_COARSE = np.linspace(0.0, 1.0, 9)
 _OFFSETS = np.array([-6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0])
 _ROOT_TWO_PI = np.sqrt(2.0 * np.pi)
 
@@ -59,6 +60,8 @@ def _rule(m: FloatArray, s: FloatArray, without: int) -> tuple[FloatArray, Float
     low = m - REACH * s
     place = len(m) - 1 - min(without, len(m) - 1)
     lo, hi = float(np.partition(low, place)[place]), float((m + REACH * s).max())
+    if len(m) >= CROWD:
+        lo = _raised(m, s, lo, hi, without)
     steps = (hi - lo) / (STEP * float(s.min()))
     if steps >= FEW:
         edges = breakpoints((m[:, None] + s[:, None] * _OFFSETS).ravel(), lo, hi)
@@ -66,6 +69,16 @@ def _rule(m: FloatArray, s: FloatArray, without: int) -> tuple[FloatArray, Float
             return gauss_legendre(edges)
     u, weights = unit_rule(int(np.ceil(steps)))
     return lo + (hi - lo) * u, (hi - lo) * weights
+
+
+def _raised(m: FloatArray, s: FloatArray, lo: float, hi: float, without: int) -> float:
+    """A higher lower end, where more than `without` of the arms lie above but with a chance of MISSED (n^without/1000 at most of it)."""
+    F = ndtr((lo + (hi - lo) * _COARSE - m[:, None]) / s[:, None])
+    every = np.arange(F.shape[1])
+    for _ in range(without):
+        F[F.argmin(axis=0), every] = 1.0
+    sure = int(np.count_nonzero(F.prod(axis=0) < 1e-3 * MISSED))
+    return lo + (hi - lo) * float(_COARSE[max(sure - 1, 0)])
 
 
 class _Grid:
@@ -99,6 +112,56 @@ def ranks(mean: FloatArray, sd: FloatArray, *, slots: int) -> FloatArray:
     terms, odds = grid.G * grid.Qw, grid.E - 1.0
     above = _few_above(odds, slots) if slots <= FEW_SLOTS else _above(odds, slots)
     return normed(np.array([np.einsum("aq,aq->a", terms, one) for one in above]))
+
+
+def ranks_of(mean: FloatArray, sd: FloatArray, arms: Arms) -> FloatArray:
+    """(K,) of `ranks` what it says of the arms (K,) alone, each in its own slot, in half the time: the others enter by sums.
+
+    >>> ranks_of(np.array([0.0, 1.0]), np.ones(2), np.array([1, 0])).round(5).tolist()
+    [0.76025, 0.76025]
+    """
+    slots = len(arms)
+    if slots > FEW_SLOTS:
+        of_slots: FloatArray = ranks(mean, sd, slots=slots)[np.arange(slots), arms]
+        return of_slots
+    u, weights = _rule(mean, sd, slots - 1)
+    z = (u - mean[:, None]) / sd[:, None]
+    F = np.maximum(ndtr(z), LEAST_F)
+    Qw = F.prod(axis=0) * weights
+    z *= z
+    z *= -0.5
+    np.exp(z, out=z)
+    z /= F
+    z /= sd[:, None]
+    G, odds = z, np.divide(1.0, F, out=F)
+    odds -= 1.0
+    return _shares(G, odds, Qw, arms)
+
+
+def _shares(G: FloatArray, odds: FloatArray, Qw: FloatArray, arms: Arms) -> FloatArray:
+    """(K,) integrals of G_a Q e_r of the K arms over the sums of all arms'. Changes G and odds.
+
+    The largest odds of a node stand apart: differences of the others' are never small beside what Q leaves of them.
+    """
+    top, node = odds.argmax(axis=0), np.arange(len(Qw))
+    G_top, odds_top = G[top, node], odds[top, node]
+    G[top, node] = odds[top, node] = 0.0
+    g, o = G[arms], odds[arms]
+    g_top = np.where(top == arms[:, None], G_top, 0.0)
+    G_sum, one = G.sum(axis=0), odds.sum(axis=0)
+    parts, sums = [g[0] + g_top[0]], [G_sum + G_top]
+    if len(arms) > 1:
+        first = np.einsum("aq,aq->q", G, odds)
+        others = G_sum * one - first
+        parts.append(g[1] * (one - o[1] + odds_top) + g_top[1] * one)
+        sums.append(others + odds_top * G_sum + G_top * one)
+    if len(arms) > 2:
+        two = 0.5 * (one * one - np.einsum("aq,aq->q", odds, odds))
+        parts.append(g[2] * (two + (odds_top - o[2]) * (one - o[2])) + g_top[2] * two)
+        G *= odds
+        sums.append(G_sum * two - one * first + np.einsum("aq,aq->q", G, odds) + odds_top * others + G_top * two)
+    p: FloatArray = (np.array(parts) @ Qw) / (np.array(sums) @ Qw)
+    return np.maximum(p, 0.0)
 
 
 def _few_above(odds: FloatArray, degrees: int) -> list[FloatArray]:

@@ -1,19 +1,20 @@
 """Slots of many requests at once, which share policy, slots and candidates: what is shown, and the marginal probability of it.
 
 As policies/allocation.py, request by request. Where slots are filled in turn by weights (softmax, uncertainty sampling,
-explore-first while it is uniform), up to three slots and without rules or reserve, the requests are computed together: of the
-law only the probabilities of what is shown are kept.
+explore-first while it is uniform), up to three slots and without rules or reserve, the requests are computed together; of the
+law only the probabilities of what is shown are kept. Of Thompson sampling by ranks only these are computed.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from policies.allocation import allocate
 from policies.offers import NO_TERMS, Terms, added_of, offer, per_unit
+from policies.slot_laws import may_win, ranks_of
 from policies.slot_marginals import HISTORIES, MANY
 from policies.slot_weights import laws_by_weights, scaled_rows
 
@@ -74,6 +75,8 @@ def allocate_together(
         logs = _log_weights(means, sds, kappa[order], order, terms, explorer, rates, count)
         if logs is not None:
             done = _by_weights(logs, order, rates["epsilon"], rngs)
+    elif plain and explorer == "thompson" and mode != "sequential" and means.ndim == 2 and 1 < slots <= arms:
+        done = _by_ranks(means, sds, kappa, terms, rates, rngs)
     for i, one in enumerate(done):
         if one is None:
             mask = None if eligible is None else eligible[i]
@@ -144,6 +147,55 @@ def _by_weights(
         p = (1.0 - epsilon) * p + epsilon / arms
     back = np.argsort(order)
     return [Shown(*one) for one in zip(chosen[:, back].tolist(), p[:, back].tolist(), strict=True)]
+
+
+def _by_ranks(
+    means: FloatArray,
+    sds: FloatArray,
+    kappa: FloatArray,
+    terms: Terms,
+    rates: Mapping[str, float],
+    rngs: Sequence[np.random.Generator],
+) -> list[Shown | None]:
+    """What is shown by one draw for each arm, sorted into the slots; the draws are those of `allocate`. None where that must do it."""
+    n, arms = means.shape
+    slots, order = len(kappa), np.argsort(-kappa, kind="stable")
+    per, added = per_unit(terms, arms), added_of(terms, arms)
+    at, width = kappa[order[0]] * (means * per), rates["alpha"] * (kappa[order[0]] * (sds * np.abs(per)))
+    if added is not None:
+        at = at + added
+    alike = added is None or bool((kappa == kappa[0]).all())
+    if not alike or not kappa.min() >= 0.0 or not math.isfinite(float(at.sum()) + float(width.sum())):
+        return [None] * n
+    widest, epsilon = width.max(axis=1).tolist(), rates["epsilon"]
+    out: list[Shown | None] = []
+    for m, s, most, rng in zip(at, width, widest, rngs, strict=True):
+        if not 1e-9 * most > 0.0:
+            out.append(None)
+            continue
+        s = np.maximum(s, 1e-9 * most)
+        kept = may_win(m, s, slots=slots)
+        if len(kept) < arms:
+            m, s = m[kept], s[kept]
+        score = m + s * rng.standard_normal(len(m))
+        best = np.argsort(-score)[:slots]
+        shown, p = kept[best], np.zeros(slots)
+        if epsilon > 0.0 and rng.random() < epsilon:
+            shown = np.array(_at_random(arms, slots, rng))
+            best = kept.searchsorted(shown).clip(max=len(kept) - 1)
+        may = kept[best] == shown
+        p[may] = ranks_of(m, s, best)[may]
+        p = (1.0 - epsilon) * p + epsilon / arms
+        out.append(Shown(_placed(shown, order), _placed(p, order)))
+    return out
+
+
+def _placed(row: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> list[Any]:
+    """What the slots have, in their own order, from the order in which they are filled."""
+    out = np.empty_like(row)
+    out[order] = row
+    placed: list[Any] = out.tolist()
+    return placed
 
 
 def _at_random(arms: int, slots: int, rng: np.random.Generator) -> list[int]:

@@ -590,25 +590,29 @@ class PolicyClient:
         Raises:
             QueueFull: it was not taken; the caller decides whether to try again.
         """
-        self._producer.impression(
-            Impression(
-                decision_id=decision.decision_id,
-                slot=decision.slot,
-                policy=decision.policy,
-                snapshot=decision.snapshot,
-                arm=decision.arm,
-                propensity=decision.propensity,
-                propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
-                group=decision.group,
-                context=_logged(decision.context, self._codec),
-                ts=decision.ts if ts is None else ts,
-                unit=decision.unit,
-                cost=cost,
-            ),
-            tag=tag,
-        )
+        event = _impression(decision, _logged(decision.context, self._codec), ts=ts, cost=cost)
+        self._producer.impression(event, tag=tag)
         shown_ms = decision.ts if ts is None else ts
         self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=shown_ms)
+
+    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool:
+        """Queue the impressions of decisions, each with its tag: as `log_impression`, but a context that they share is written once.
+
+        False, and none was taken, if there is no room for all, or they share no records: other codecs than columns, several policies.
+        """
+        if self._codec != "columns" or len({(one.policy, one.context.size) for one in page}) != 1:
+            return False
+        known: tuple[FloatArray, list[float] | bytes] | None = None
+        events = []
+        for decision in page:
+            if known is None or known[0] is not decision.context:
+                known = decision.context, _logged(decision.context, self._codec)
+            events.append(_impression(decision, known[1]))
+        if not self._producer.impressions(events, tags=tags):
+            return False
+        for decision in page:
+            self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=decision.ts)
+        return True
 
     def log_impressions(self, decided: SlotsDecision, *, ts: int | None = None, tag: object = None) -> None:
         """Queue an impression for each slot that is filled; arguments as `log_impression`.
@@ -751,6 +755,25 @@ def _distinct(slots: Sequence[str]) -> tuple[str, ...]:
     if isinstance(slots, str) or not slots or len(set(slots)) != len(slots):
         raise ValueError(f"slots are {slots!r}; must be a list of at least one name, each once")
     return tuple(slots)
+
+
+def _impression(
+    decision: Decision, context: list[float] | bytes, *, ts: int | None = None, cost: float | None = None
+) -> Impression:
+    return Impression(
+        decision_id=decision.decision_id,
+        slot=decision.slot,
+        policy=decision.policy,
+        snapshot=decision.snapshot,
+        arm=decision.arm,
+        propensity=decision.propensity,
+        propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
+        group=decision.group,
+        context=context,
+        ts=decision.ts if ts is None else ts,
+        unit=decision.unit,
+        cost=cost,
+    )
 
 
 def _logged(context: FloatArray, codec: Codec) -> list[float] | bytes:

@@ -88,13 +88,7 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
     policies = {event.policy for event in events}
     if len(policies) != 1:
         raise ValueError(f"a columnar batch holds one policy, not {sorted(policies)}: make one batch for each")
-    contexts = [_context(event.context) for event in events]
-    dimensions = {len(context) for context in contexts}
-    if len(dimensions) != 1:
-        raise ValueError(f"contexts have different dimensions {sorted(dimensions)} in one batch")
-    x = np.array(contexts, np.float64)
-    with np.errstate(over="ignore"):
-        exact = bool(np.all(x.astype(np.float32) == x))
+    dimension, dtype, context = _contexts([event.context for event in events])
     slots, slot = names([event.slot for event in events])
     arms, arm = names([event.arm for event in events])
     snapshot = [-1 if event.snapshot is None else event.snapshot for event in events]
@@ -110,9 +104,9 @@ def encode_impressions(events: Sequence[Impression]) -> bytes:
         propensity=np.array([event.propensity for event in events], "<f8").tobytes(),
         snapshot=np.array(snapshot, "<i8").tobytes(),
         ts=np.array([event.ts for event in events], "<i8").tobytes(),
-        dimension=dimensions.pop(),
-        dtype="<f4" if exact else "<f8",
-        context=x.astype("<f4" if exact else "<f8").tobytes(),
+        dimension=dimension,
+        dtype=dtype,
+        context=context,
     )
     given = _given(events, *AUDITED) | _costs(events)
     return COLUMNS_MAGIC + msgspec.msgpack.encode(msgspec.structs.asdict(batch) | given)
@@ -158,6 +152,20 @@ def _costs(events: Sequence[Impression | Outcome]) -> dict[str, bytes]:
     if all(cost is None for cost in costs):
         return {}
     return {"cost": np.array([np.nan if cost is None else cost for cost in costs], "<f8").tobytes()}
+
+
+def _contexts(contexts: Sequence[list[float] | bytes]) -> tuple[int, str, bytes]:
+    """Dimension, type and buffer of contexts: float32 where nothing is lost. Raises ValueError if dimensions differ."""
+    dimensions = {len(one) // 4 if isinstance(one, bytes) else len(one) for one in contexts}
+    if len(dimensions) != 1:
+        raise ValueError(f"contexts have different dimensions {sorted(dimensions)} in one batch")
+    narrow = [one for one in contexts if isinstance(one, bytes)]
+    if len(narrow) == len(contexts):
+        return dimensions.pop(), "<f4", b"".join(narrow)
+    x = np.array([_context(one) for one in contexts], np.float64)
+    with np.errstate(over="ignore"):
+        dtype = "<f4" if np.all(x.astype(np.float32) == x) else "<f8"
+    return dimensions.pop(), dtype, x.astype(dtype).tobytes()
 
 
 def _context(context: list[float] | bytes) -> npt.NDArray[np.float64]:

@@ -30,7 +30,10 @@ KEPT_VERSIONS = 64
 CONTACT_S = 2.0
 """Seconds between two questions to the brokers, by which silence is told from absence."""
 
-_POLL_MS = 100
+PACE_S = 0.02
+"""Seconds between two looks for records when there are none. A poll with a timeout asks again as soon as it is answered: where a
+broker does not hold an empty fetch (the one of the demo), that takes half a core from whoever shares the process."""
+
 _log = logs.get(__name__)
 
 
@@ -154,7 +157,10 @@ class Follower:
             collector = Collector()
             asked = time.monotonic()
             while not self._stop.is_set():
-                self._collect(collector, consumer.poll(timeout_ms=_POLL_MS))
+                fetched = consumer.poll(timeout_ms=0)
+                self._collect(collector, fetched)
+                if not fetched:
+                    self._stop.wait(PACE_S)
                 if time.monotonic() - asked > CONTACT_S:
                     self._contact(consumer, partitions)
                     asked = time.monotonic()

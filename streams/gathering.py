@@ -35,6 +35,12 @@ class Gathering:
         with self._lock:
             self._rows.setdefault((topic, kind), []).append((event, tag))
 
+    def add_page(self, topic: str, page: Sequence[Impression], tags: Sequence[object]) -> None:
+        """Add impressions of one policy and one dimension."""
+        kind = (page[0].policy, _dimension(page[0]))
+        with self._lock:
+            self._rows.setdefault((topic, kind), []).extend(zip(page, tags, strict=True))
+
     def take(self) -> list[tuple[str, list[Row]]]:
         """Return (topic, rows) of everything gathered so far, which is then forgotten here."""
         with self._lock:

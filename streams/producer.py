@@ -92,6 +92,20 @@ class EventProducer:
         """Queue one impression. Raises QueueFull if there is no room, TooLarge, ValueError after `close`."""
         self._take(self._topics.impressions, event, tag)
 
+    def impressions(self, page: Sequence[Impression], *, tags: Sequence[object]) -> bool:
+        """Queue impressions of one policy and dimension by the codec "columns"; False, and none was taken, if there is no room for all.
+
+        Raises ValueError after `close`, or with another codec.
+        """
+        if self._closed.is_set():
+            raise ValueError("the producer is closed; make a new one")
+        if self._codec != "columns":
+            raise ValueError(f"codec is {self._codec!r}, which writes events one by one; give each to `impression`")
+        if not self._count(taken=len(page)):
+            return False
+        self._gathering.add_page(self._topics.impressions, page, tags)
+        return True
+
     def outcome(self, event: Outcome, *, tag: object = None) -> None:
         """Queue one outcome. Raises QueueFull if there is no room, TooLarge, ValueError after `close`."""
         self._take(self._topics.clicks, event, tag)

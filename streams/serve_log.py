@@ -42,6 +42,7 @@ class Sender(Protocol):
 
     @property
     def stats(self) -> Stats: ...  # noqa: D102
+    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool: ...  # noqa: D102
     def log_impression(self, decision: Decision, *, ts: int | None = None, tag: object = None) -> None: ...  # noqa: D102
     def log_click(  # noqa: D102
         self,
@@ -119,6 +120,8 @@ class Journal:
     def write(self, events: Sequence[Decision | Outcome | Conversion]) -> None:
         """Send events that room was reserved for."""
         self._reserved -= len(events)
+        if len(events) > 1 and self._page(events):
+            return
         for event in events:
             if self._spill is not None:
                 self._open[id(event)] = event
@@ -128,10 +131,19 @@ class Journal:
                 self._open.pop(id(event), None)
                 self._keep([event], str(error))
 
+    def _page(self, events: Sequence[Decision | Outcome | Conversion]) -> bool:
+        """Send decisions together; False, and nothing sent, if they cannot be: one by one then."""
+        page = [event for event in events if isinstance(event, Decision)]
+        if len(page) < len(events):
+            return False
+        if self._spill is not None:
+            self._open.update((id(event), event) for event in page)
+        return self._to().log_page(page, tags=page)
+
     def settled(self, delivery: Delivery) -> None:
         """Take note of what became of a record; called in the sender's thread."""
         resending = self._resending
-        mine = [tag for tag in delivery.tags if isinstance(tag, _Resending)]
+        mine = [] if resending is None else [tag for tag in delivery.tags if isinstance(tag, _Resending)]
         if resending is not None and mine:
             resending.settled(len(mine), failed=delivery.error is not None)
         if self._spill is not None:

@@ -23,6 +23,7 @@ from streams.serve_worker import listen, start
 from streams.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from policies.snapshot import Snapshot
@@ -65,6 +66,13 @@ class Kafka:
     def log_impression(self, decision: Decision, *, ts: int | None = None, tag: object = None) -> None:
         self._take(tag)
         self.impressions.append(decision)
+
+    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool:
+        if len(self.tags) + len(page) > self.room:
+            return False
+        for decision, tag in zip(page, tags, strict=True):
+            self.log_impression(decision, tag=tag)
+        return True
 
     def log_click(
         self,

@@ -289,6 +289,31 @@ def test_what_is_logged_is_what_was_decided(settings: Settings, codec: Any) -> N
     assert sorted(map(str, told)) == ["clicked", "refunded", "shown"]
 
 
+def test_a_page_says_what_its_decisions_say_one_by_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Impressions logged together are those logged each by itself; a codec without batches takes no page."""
+    publish(settings, snapshot(1))
+    with client_of(settings, codec="columns") as client:
+        client.wait_ready(20)
+        page = client.decide_slots("front", np.array([1.0, 0.1]), slots=("top", "side"), unit="u1").decisions
+        together: list[Any] = []
+        alone: list[Any] = []
+
+        def taken(events: list[Any], *, tags: list[object]) -> bool:
+            together.extend(zip(events, tags, strict=True))
+            return True
+
+        monkeypatch.setattr(client._producer, "impressions", taken)
+        monkeypatch.setattr(client._producer, "impression", lambda event, tag: alone.append(event))
+        assert client.log_page(page, tags=page)
+        for decision in page:
+            client.log_impression(decision)
+    assert len(alone) == 2
+    assert together == list(zip(alone, page, strict=True))
+    with client_of(settings, codec="json") as client:
+        assert not client.log_page(page, tags=page)
+        assert client.stats.taken == 0
+
+
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 def test_an_estimated_propensity_is_logged_as_one(settings: Settings, codec: Any) -> None:
     """With so many arms that may win, the impression says so, and there is no law beside the decision."""

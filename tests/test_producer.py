@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streams import topics
+from streams.columns import encode_impressions
 from streams.delivery import NotDelivered, QueueFull, TooLarge
 from streams.events import Codec, Impression, Outcome, codec_of
 from streams.gathering import BATCH_ROWS, Gathering, batches
@@ -111,6 +112,33 @@ def test_rows_that_cannot_share_a_batch_are_kept_apart() -> None:
     assert gathering.take() == []
     sizes = [len(part) for _, rows in taken for _, _, part in batches(rows, partitions=1)]
     assert sorted(sizes) == [1, 1, 1, BATCH_ROWS]
+
+
+def test_a_page_is_taken_whole_or_not_at_all() -> None:
+    """A page for which there is too little room leaves the queue as it was; other codecs refuse pages in words."""
+    producer = EventProducer(Settings(bootstrap=NOBODY), codec="columns", queue_rows=5, timeout_s=60)
+    page = [impression(number) for number in range(3)]
+    assert producer.impressions(page, tags=page)
+    assert not producer.impressions(page, tags=page)
+    assert producer.stats.taken == 3
+    with pytest.raises(NotDelivered):
+        producer.close(timeout_s=0.1)
+    with pytest.raises(ValueError, match="closed"):
+        producer.impressions(page, tags=page)
+    one_by_one = EventProducer(Settings(bootstrap=NOBODY), codec="json")
+    with pytest.raises(ValueError, match="codec is 'json'"):
+        one_by_one.impressions(page, tags=page)
+    one_by_one.close()
+
+
+def test_contexts_given_as_float32_make_the_same_batch() -> None:
+    """Byte for byte that of the same numbers in lists; different lengths are refused either way."""
+    lists = [impression(number) for number in range(4)]
+    narrow = [msgspec.structs.replace(one, context=np.array(one.context, "<f4").tobytes()) for one in lists]
+    assert all(np.array_equal(np.array(one.context, "<f4"), one.context) for one in lists)
+    assert encode_impressions(narrow) == encode_impressions(lists) == encode_impressions([*narrow[:2], *lists[2:]])
+    with pytest.raises(ValueError, match="different dimensions"):
+        encode_impressions([narrow[0], msgspec.structs.replace(narrow[1], context=b"\0" * 400)])
 
 
 @pytest.mark.parametrize("codec", ["json", "columns"])

@@ -83,3 +83,23 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
             rates=check("softmax", {}),
             rngs=[np.random.default_rng(1)] * 2,
         )
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 30.0], ids=["alike", "some", "one holds all"])
+@pytest.mark.parametrize("arms", [5, 80])
+@pytest.mark.parametrize("slots", [2, 3, 4])
+@pytest.mark.parametrize("price", [None, 0.05])
+def test_thompson_by_ranks_is_that_of_each_request(spread: float, arms: int, slots: int, price: float | None) -> None:
+    """The same generator shows the same arms, with the same probabilities, though only those of the shown are computed."""
+    rng = np.random.default_rng(6)
+    means, sds = rng.normal(0.1, 0.05 * spread, (40, arms)), rng.uniform(0.02, 0.1, (40, arms))
+    kappa = np.ones(slots) if price is not None else np.linspace(0.5, 1.0, slots)
+    terms = Terms(price=None if price is None else np.linspace(0.0, price, arms))
+    rates = check("thompson", {"epsilon": 0.3})
+    rngs = [np.random.default_rng(i) for i in range(40)]
+    found = allocate_together(means, sds, kappa=kappa, explorer="thompson", rates=rates, rngs=rngs, terms=terms)
+    for i, shown in enumerate(found):
+        asked = offer(means[i], sds[i], kappa=kappa, terms=terms)
+        one = allocate(asked, explorer="thompson", rates=rates, rng=np.random.default_rng(i))
+        assert shown.arms == one.arms.tolist()
+        assert shown.propensity == pytest.approx(one.propensity.tolist(), rel=1e-9)

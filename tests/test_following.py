@@ -1,0 +1,54 @@
+"""Following snapshots costs next to nothing while nothing is published, whatever the broker does with an empty fetch."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from streams import following
+from streams.following import Follower
+from streams.settings import Settings
+
+
+class Empty:
+    """A consumer of a broker that holds no fetch: a poll that may wait asks again and again until its time is over."""
+
+    def __init__(self, polls: int) -> None:
+        self._left = polls
+        self.may_wait: list[int] = []
+        self.done = threading.Event()
+
+    def poll(self, *, timeout_ms: int) -> dict[Any, Any]:
+        self.may_wait.append(timeout_ms)
+        self._left -= 1
+        if self._left <= 0:
+            self.done.set()
+        return {}
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return {0}
+
+    def assign(self, _: Any) -> None: ...
+    def seek_to_beginning(self, *_: Any) -> None: ...
+    def close(self, *, autocommit: bool) -> None: ...
+
+
+def test_a_broker_that_answers_at_once_is_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No poll may loop inside the consumer, and the follower pauses between two that brought nothing."""
+    consumer, pauses = Empty(5), list[float]()
+    monkeypatch.setattr(following, "_consumer", lambda _: consumer)
+    follower = Follower(Settings(), on_snapshot=lambda *_: None)
+    stop = follower._stop
+    wait = stop.wait
+
+    def paused(timeout: float) -> bool:
+        pauses.append(timeout)
+        return wait(timeout)
+
+    monkeypatch.setattr(stop, "wait", paused)
+    assert consumer.done.wait(10)
+    follower.close()
+    assert set(consumer.may_wait) == {0}
+    assert set(pauses) == {following.PACE_S}
