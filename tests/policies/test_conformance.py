@@ -98,6 +98,7 @@ PLAIN = {
     "snapshot",
     "snapshot_records",
     "stack",
+    "sticky",
     "student_t",
     "sums",
     "terms",
@@ -108,6 +109,7 @@ PLAIN = {
     "trial_records",
     "trials",
     "triangle",
+    "visits",
 }
 """Modules that define no model, explorer or estimator of their own: a new module must be put here, or its names in the table."""
 
