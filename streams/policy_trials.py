@@ -173,7 +173,7 @@ class PolicyTrials:
     def hear(self, words: Sequence[tuple[int, Word]], *, snapshot: Snapshot | None) -> tuple[str, ...]:
         """Heed words that were not heard yet, by their offsets, then the test's verdict. Returns what came of all, in words."""
         followed, version = self.follows, 1 if snapshot is None else snapshot.version + 1
-        trying = self.state.candidates
+        candidates = self.state.candidates
         told, self._told = self._told, []
         for offset, word in words:
             if offset < self.state.heard:
@@ -192,7 +192,7 @@ class PolicyTrials:
         self.state, verdict = concluded(self.state, version=version)
         if verdict:
             told.append(verdict)
-        if self.state.candidates != trying or self.state.trying is None:
+        if self.state.candidates != candidates or self.state.trying is None:  # another one gathers anew
             self._forget()
         if self.follows and not followed:  # positions of a trial before are not where this one begins
             self.state = replace(self.state, offsets={})
