@@ -46,6 +46,7 @@ CANARY = Canary(
     number=1, share=0.4, salt="s", explorer="softmax", rates={"tau": 9.0, "epsilon": 0.0}, name="wide", sticky_s=3600
 )  # fmt: skip
 X = np.array([1.0, 0.5])
+ASKED = {"policy": "front", "context": [1.0, 0.5], "deadline_ms": 10_000}
 WORD = Word(kind="propose", rates={"alpha": 0.1}, share=0.5, sticky_s=3600)
 
 
@@ -106,12 +107,12 @@ def test_the_service_goes_by_the_unit() -> None:
     with Serving(Kafka(replace(snapshot(3), canary=CANARY))) as serving:
         for slots in ({"slot": "one"}, {"slots": ["one", "two"]}):
             for number in range(12):
-                body = {"policy": "front", "context": [1.0, 0.5], "unit": f"u{number}"} | slots
+                body = ASKED | {"unit": f"u{number}"} | slots
                 answer = serving.decide(body)
                 assert answer["ts"] == NOW_S * 1000
                 assert {one["group"] for one in answer["slots"]} == {group(f"u{number}", answer["ts"])}
         assert serving.kafka.impressions[0].group == group("u0", int(NOW_S * 1000))
-        answer = serving.decide({"policy": "front", "context": [1.0, 0.5], "slot": "one"})
+        answer = serving.decide(ASKED | {"slot": "one"})
         assert "group" not in answer["slots"][0]
 
 
