@@ -8,6 +8,9 @@ gets (it spends 3.04% of the level of 5%), "whole" a test that spends all of it.
 
 Sticky: visitors keep their group (half of them the canary's) and click at rates of their own, Beta(0.5, 9.5), without a lift. Bets on single
 decisions of 1, 5 and 20 thousand visitors, against one bet for each visitor on the mean reward when the visitor's time is up.
+
+Visits (`--only visits`): the same visitors, drawn anew in each of ten periods, and one bet for each visitor and period, as
+`clickloop policy propose --sticky` does; against bets on single decisions of the same streams.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ import numpy as np
 
 from policies.batch import FloatArray
 from policies.promotion import LEVEL, Bits, Trial, judged, spending, trial
+from policies.visits import tally
 
 SHARE, RATE = 0.1, 0.05
 CANDIDATES = 10
 UNITS = (1_000, 5_000, 20_000)
+PERIODS = 10
 DECISIONS = 200_000
 """Of all visitors of a sticky stream together."""
 
@@ -36,11 +41,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="decisions of a stream")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    parser.add_argument("--only", choices=["visits"], help="nothing else")
     options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
-    found = {"runs": options.runs, "rows": options.rows, **canaries(rng, options.runs, options.rows)}
-    found |= {"ten_candidates_false": campaigns(rng, options.runs, options.rows // CANDIDATES)}
-    found |= sticky(rng, options.runs)
+    found: dict[str, float] = {"runs": options.runs, "rows": options.rows}
+    if options.only is None:
+        rng = np.random.default_rng(options.seed)
+        found |= canaries(rng, options.runs, options.rows)
+        found |= {"ten_candidates_false": campaigns(rng, options.runs, options.rows // CANDIDATES)}
+        found |= sticky(rng, options.runs)
+    found |= visits(np.random.default_rng([options.seed, 1]), options.runs)
     for name, value in found.items():
         print(f"{name:36} {value:.4g}")
     if options.json:
@@ -106,6 +115,25 @@ def sticky(rng: np.random.Generator, runs: int) -> dict[str, float]:
         found[f"sticky_{units}_by_decision_false"] = by_decision / runs
         found[f"sticky_{units}_by_unit_false"] = by_unit / runs
         found[f"sticky_{units}_by_unit_1.2x"] = better / runs
+    return found
+
+
+def visits(rng: np.random.Generator, runs: int) -> dict[str, float]:
+    """Verdicts on visitors that are drawn anew in each of ten periods, by their number: bets on visits, with and without a lift, and on decisions."""
+    found: dict[str, float] = {}
+    for units in UNITS:
+        done: dict[str, int] = dict.fromkeys(("by_decision_false", "by_visit_false", "by_visit_1.2x"), 0)
+        for _ in range(runs):
+            rate, group = rng.beta(0.5, 9.5, units), rng.random(PERIODS * units) < 0.5
+            unit, period = rng.integers(0, units, DECISIONS), np.sort(rng.integers(0, PERIODS, DECISIONS))
+            visit, u = period * units + unit, rng.random(DECISIONS)
+            for name, lift in (("by_visit_false", 1.0), ("by_visit_1.2x", 1.2)):
+                reward = (u < np.where(group[visit], lift, 1.0) * rate[unit]).astype(np.float64)
+                one = tally(visit.astype(np.uint64), group[visit], reward)
+                done[name] += promoted(one.canary, one.means)
+                if lift == 1.0:
+                    done["by_decision_false"] += promoted(group[visit], reward)
+        found |= {f"visits_{units}_{name}": times / runs for name, times in done.items()}
     return found
 
 

@@ -4,7 +4,8 @@ Each group draws from its own law; what is logged is the marginal probability, s
 
     p = a/K + (1 - a) ((1 - b) p_incumbent + b p_canary)
 
-with a the random share and b the canary's. Laws are computed, never estimated: with very many arms that is more work (policies/decide.py).
+with a the random share and b the canary's; where that is sticky, b is the share of visits, and 0 for decisions that belong to none.
+Laws are computed, never estimated: with very many arms that is more work (policies/decide.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from policies.canary import group_of
+from policies.canary import NOBODY, group_of
 from policies.decide import Decision, law
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from policies.arm_contexts import ArmContexts
     from policies.batch import FloatArray
-    from policies.canary import Group
+    from policies.canary import Group, Visit
     from policies.snapshot import Snapshot
 
 
@@ -41,13 +42,23 @@ class Laws(NamedTuple):
         return self.canary if group == "canary" else self.incumbent
 
 
-def laws(snapshot: Snapshot, context: npt.ArrayLike | ArmContexts, candidates: Sequence[str] | None = None) -> Laws:
-    """Of candidates that may be shown, every one of them; see `policies.decide.decide` for arguments and errors."""
+def laws(
+    snapshot: Snapshot,
+    context: npt.ArrayLike | ArmContexts,
+    candidates: Sequence[str] | None = None,
+    *,
+    visit: Visit | None = None,
+) -> Laws:
+    """Of candidates that may be shown, every one of them; see `policies.decide.decide` for arguments and errors.
+
+    ``visit`` None is that of a unit that is known, whichever it is: the law is marginal over units.
+    """
     incumbent = law(snapshot, context, candidates)
     other, share, random = snapshot.candidate, 0.0, snapshot.audit_share
     canary = incumbent
     if other is not None and snapshot.canary is not None:
-        canary, share = law(other, context, candidates), snapshot.canary.share
+        share = snapshot.canary.share if visit is None else snapshot.canary.share_of(visit)
+        canary = law(other, context, candidates) if share else incumbent
     marginal = (1.0 - share) * incumbent + share * canary
     if random > 0.0:
         marginal = (1.0 - random) * marginal + random / len(marginal)
@@ -76,6 +87,7 @@ def decide_split(
     *,
     key: str,
     rng: np.random.Generator,
+    visit: Visit = NOBODY,
 ) -> tuple[Decision, Group | None]:
     """Draw an arm by the group that the key falls to; the decision's propensity and probabilities are the marginal ones.
 
@@ -84,11 +96,12 @@ def decide_split(
         context, candidates: as `policies.decide.decide`.
         key: of the decision, another one for each slot.
         rng: advanced by one draw.
+        visit: whom it is for and when, which a sticky canary goes by.
     """
     shown = snapshot.showable(candidates)
     names = snapshot.names if shown is None else tuple(shown)
-    found = laws(snapshot, context, shown)
-    group = group_of(key, snapshot.canary, snapshot.audit_share)
+    found = laws(snapshot, context, shown, visit=visit)
+    group = group_of(key, snapshot.canary, snapshot.audit_share, visit)
     drawn, propensity = drawn_from(found, group, float(rng.random()))
     return Decision(
         arm=names[drawn],

@@ -45,6 +45,7 @@ class Rows:
         snapshot: (n,) version decided from, -1 for none.
         propensity: (n,) as logged.
         exact: (n,) whether that is exact.
+        unit: (n,) numbers of units, 0 for none; None where the record does not tell.
     """
 
     arm: Sequence[str]
@@ -57,6 +58,7 @@ class Rows:
     snapshot: IntArray | None = None
     propensity: FloatArray | None = None
     exact: npt.NDArray[np.bool_] | None = None
+    unit: npt.NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ log(n)/8 nats, and the time to a promotion is a tenth shorter. The k-th candidat
 over all candidates ever tried (alpha spending, Bonferroni).
 
 **Where units keep their group** (a visitor always has the same policy) the D of a unit are not independent, and W is no martingale
-over decisions. A unit is then one bet, on its mean reward, when its time is up (`settled`): r_i is that mean.
+over decisions. A unit is then one bet for each period, on its mean reward, when the period is over (policies/sticky.py): r_i is that mean.
 
 States are functions of the decisions in their order, bit for bit however they are cut into batches: sums run one by one.
 """
@@ -26,16 +26,14 @@ States are functions of the decisions in their order, bit for bit however they a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from policies.batch import FloatArray, IntArray
+    from policies.batch import FloatArray
 
 Verdict = Literal["", "promote", "roll back"]
 Bits = npt.NDArray[np.bool_]
@@ -153,8 +151,8 @@ def judged(state: Trial, canary: Bits, reward: FloatArray) -> Trial:
     )
 
 
-def evidence(state: Trial) -> str:
-    """What the test has seen, in words.
+def evidence(state: Trial, *, of: str = "decisions") -> str:
+    """What the test has seen, in words; ``of``: what it bets on.
 
     >>> evidence(Trial(number=1, share=0.1, canary=1000, incumbent=9000, canary_reward=60.0, incumbent_reward=450.0, promote=1.2))
     'mean reward 0.06 of 1000 decisions against 0.05 of 9000 (+20.0%), wealth 3.32 to promote and 1 to roll back, 32.9 needed'
@@ -163,63 +161,9 @@ def evidence(state: Trial) -> str:
     theirs = state.incumbent_reward / state.incumbent if state.incumbent else math.nan
     lift = f" ({ours / theirs - 1.0:+.1%})" if theirs > 0.0 else ""
     return (
-        f"mean reward {ours:.4g} of {state.canary} decisions against {theirs:.4g} of {state.incumbent}{lift}, "
+        f"mean reward {ours:.4g} of {state.canary} {of} against {theirs:.4g} of {state.incumbent}{lift}, "
         f"wealth {_wealth(state.promote)} to promote and {_wealth(state.roll_back)} to roll back, {1.0 / state.spent:.3g} needed"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What a unit has had so far: its group, decisions, their rewards' sum, and when its time is up, ms UTC."""
-
-    canary: bool
-    rows: int
-    reward: float
-    until_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
-    """Units whose time, ``span_ms`` from a unit's first decision, is not up; ``done``: names of those that have had their bet."""
-
-    span_ms: int
-    units: Mapping[str, Unit] = field(default_factory=dict)
-    done: frozenset[str] = frozenset()
-
-
-def noted(state: Ledger, unit: list[str], canary: Bits, reward: FloatArray, ts: IntArray) -> Ledger:
-    """The ledger with n more matured decisions of units; those of a unit that was settled are passed over: one bet a unit.
-
-    >>> after = noted(Ledger(span_ms=1000), ["u", "u"], np.array([True, True]), np.array([1.0, 0.0]), np.array([5, 9]))
-    >>> after.units["u"]
-    Unit(canary=True, rows=2, reward=1.0, until_ms=1005)
-    """
-    _check(canary, reward)
-    units = dict(state.units)
-    for name, group, value, at in zip(unit, canary.tolist(), reward.tolist(), ts.tolist(), strict=True):
-        if name in state.done:
-            continue
-        known = units.get(name)
-        if known is None:
-            units[name] = Unit(group, 1, value, at + state.span_ms)
-        elif at < known.until_ms:
-            units[name] = Unit(known.canary, known.rows + 1, known.reward + value, known.until_ms)
-    return replace(state, units=units)
-
-
-def settled(state: Ledger, now_ms: int) -> tuple[Ledger, Bits, FloatArray]:
-    """The ledger without the units whose time is up, and of these (m,) the group and (m,) the mean reward, by that time.
-
-    >>> ledger = Ledger(span_ms=10, units={"u": Unit(True, 2, 1.0, 1005)})
-    >>> settled(ledger, 1005)[1:]
-    (array([ True]), array([0.5]))
-    """
-    up = sorted((unit.until_ms, name) for name, unit in state.units.items() if unit.until_ms <= now_ms)
-    names = [name for _, name in up]
-    left = {name: unit for name, unit in state.units.items() if unit.until_ms > now_ms}
-    groups = np.array([state.units[name].canary for name in names], np.bool_)
-    means = np.array([state.units[name].reward / state.units[name].rows for name in names], np.float64)
-    return replace(state, units=left, done=state.done.union(names)), groups, means
 
 
 def _bet(total: FloatArray, square: FloatArray, rows: FloatArray, beta: float, *, up: bool) -> FloatArray:

@@ -3,6 +3,8 @@
 A page falls to one group, and its slots are filled by that group's law; what is logged is each slot's marginal probability over the groups.
 The rows of a page depend on each other through its group, and the tests of policies/promotion.py bet on one row at a time: so
 one slot of each page, drawn evenly by a hash, tells the group, and the others tell none. The tests then compare what a slot earns on average.
+A sticky canary is bet on by the visit, whose rows may depend on each other: then all slots tell it, unless a share is random, whose audit
+counts pages.
 """
 
 from __future__ import annotations
@@ -12,20 +14,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.canary import group_of, uniform
+from policies.canary import NOBODY, group_of, uniform
 from policies.matching import EMPTY
 from policies.snapshot import exploring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policies.canary import Group
+    from policies.canary import Group, Visit
     from policies.decide_slots import SlotDecision
     from policies.snapshot import Snapshot
 
 
 def decide_slots_split(
-    snapshot: Snapshot, page: Callable[[Snapshot], SlotDecision], *, key: str
+    snapshot: Snapshot, page: Callable[[Snapshot], SlotDecision], *, key: str, visit: Visit = NOBODY
 ) -> tuple[SlotDecision, tuple[Group | None, ...]]:
     """Fill K slots by the group that the key falls to; what is told of propensities is marginal over the groups.
 
@@ -33,6 +35,7 @@ def decide_slots_split(
         snapshot: the policy.
         page: fills the slots by a snapshot of the same arms (`policies.decide_slots.decide_slots`).
         key: of the decision.
+        visit: whom it is for and when, which a sticky canary goes by.
 
     >>> import numpy as np
     >>> from policies.decide_slots import decide_slots
@@ -47,12 +50,12 @@ def decide_slots_split(
     >>> [round(p, 4) for p in shown.propensity], sorted(groups, key=str)
     ([0.25, 0.25], [None, 'rest'])
     """
-    group = group_of(key, snapshot.canary, snapshot.audit_share)
+    group = group_of(key, snapshot.canary, snapshot.audit_share, visit)
     even = snapshot.audit_share
-    canary = 0.0 if snapshot.canary is None else snapshot.canary.share
+    canary = 0.0 if snapshot.canary is None else snapshot.canary.share_of(visit)
     pages = [((1.0 - even) * (1.0 - canary), page(snapshot))]
     at = 0
-    if snapshot.candidate is not None:
+    if snapshot.candidate is not None and canary > 0.0:
         at = len(pages) if group == "canary" else at
         pages.append(((1.0 - even) * canary, page(snapshot.candidate)))
     if even > 0.0:
@@ -71,5 +74,7 @@ def decide_slots_split(
         propensity=tuple(chance.tolist()),
         allocation=replace(shown.allocation, propensity=chance, probabilities=p),
     )
+    if snapshot.canary is not None and snapshot.canary.sticky_s and not even:
+        return found, (group,) * len(chance)
     told = int(uniform("slot", key) * len(chance))
     return found, tuple(group if slot == told else None for slot in range(len(chance)))

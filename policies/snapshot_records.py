@@ -13,6 +13,7 @@ Head::
     paused, gone  lists of arms: not to be shown; existing no more (removed, renamed). Left out if empty
     allotment     terms of slots and budgets (policies/allotment.py). Left out if empty
     canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
+    sticky_canary the same with "sticky_s", in place of canary: readers that cannot keep a unit's group see no canary
     audit_share   of decisions drawn uniformly. Left out if 0
     logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
     succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
@@ -207,6 +208,7 @@ class _Head(msgspec.Struct):
     gone: tuple[str, ...] = ()
     allotment: dict[str, Any] = {}  # msgspec copies an empty dict for each instance
     canary: Canary | None = None
+    sticky_canary: Canary | None = None
     audit_share: float = 0.0
     logging: bool = False
     follows: str = ""
@@ -289,6 +291,13 @@ def encode_head_record(head: Head) -> bytes:
     values = {name: getattr(head, name) for name in Head.__slots__ if name not in LATER or getattr(head, name)}
     if "allotment" in values:
         values["allotment"] = fields_of(head.allotment)
+    if head.canary is not None:
+        told = msgspec.to_builtins(values.pop("canary"))
+        if head.canary.sticky_s:
+            values["sticky_canary"] = told
+        else:
+            del told["sticky_s"]
+            values["canary"] = told
     return msgspec.msgpack.encode({"v": VERSION, **values, "prior": _prior_fields(head.prior)})
 
 
@@ -296,6 +305,7 @@ def decode_head(data: bytes) -> Head:
     """Head from its record. Raises RecordError if it cannot be used."""
     record = _decode(data, _Head, "a head")
     values = {name: getattr(record, name) for name in Head.__slots__}
+    canary = values["canary"] = record.canary if record.sticky_canary is None else record.sticky_canary
     try:
         prior = _prior(record.prior, record.dimension)
         if not isinstance(prior, PRIORS[record.model]):
@@ -304,8 +314,8 @@ def decode_head(data: bytes) -> Head:
         raise RecordError(f"the head of policy {record.policy!r} has an impossible prior: {error}") from error
     try:
         check_known(record.explorer, record.rates)
-        if record.canary is not None:
-            check_known(record.canary.explorer, record.canary.rates)
+        if canary is not None:
+            check_known(canary.explorer, canary.rates)
     except ValueError as error:
         raise RecordError(
             f"the head of policy {record.policy!r} cannot be decided from: {error}; upgrade this reader if it is older"

@@ -4,11 +4,13 @@ Key: ``[policy, null, "trials"]``. Value: a MessagePack map with the major versi
 are not there have the defaults::
 
     v, policy
-    trying        {"canary": see policies/canary.py, "test": see policies/promotion.Trial, "since_version"} or null
+    trying        {"canary": see policies/canary.py, "test": see policies/promotion.Trial, "since_version", "periods": see
+                  policies/sticky.Periods} or null
     candidates, frozen, heard
     adopted       list of {"explorer", "rates"}, the newest last
     offsets       {partition of the feedback topic: next offset}
     audit         {"arms": {arm: ArmAudit}, "shares": {group: ShareAudit}, "rows"}, see policies/audit.py
+    by_visit      [first, next] version that the last sticky candidate was in. Left out if there was none
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class _Record(msgspec.Struct, frozen=True):
     heard: int = 0
     offsets: dict[int, int] = {}
     audit: Audit = Audit()
+    by_visit: tuple[int, int] = (0, 0)
 
 
 def trials_key(policy: str) -> bytes:
@@ -59,7 +62,10 @@ def encode_trials(policy: str, state: Trials) -> bytes:
     """
     values = {one.name: getattr(state, one.name) for one in fields(state)}
     values["offsets"] = dict(sorted(state.offsets.items()))
-    return msgspec.msgpack.encode(_Record(v=VERSION, policy=policy, **values))
+    record = msgspec.to_builtins(_Record(v=VERSION, policy=policy, **values), builtin_types=(bytes,))
+    if state.by_visit == Trials().by_visit:
+        del record["by_visit"]
+    return msgspec.msgpack.encode(record)
 
 
 def decode_trials(data: bytes) -> Trials:

@@ -17,17 +17,20 @@ from policies.audit import Audit, propensities_audited, share_audited
 from policies.canary import CODES, Canary
 from policies.explorers import check
 from policies.promotion import Trial, evidence, judged, trial
+from policies.sticky import Periods, of_test, refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policies.batch import IntArray
     from policies.meta_state import Rows
+    from policies.promotion import Bits
 
 Kind = Literal["propose", "promote", "rollback", "override", "freeze", "unfreeze"]
 
 SHARE = 0.1
 """Of the decisions that a canary makes, unless it is told."""
+NEVER = 2**62
+"""A version that does not come."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +40,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         kind: what to do.
         explorer, rates: of a proposal or an override; rates that are not given stay. An override without any goes back to the settings.
         share: of the canary.
+        sticky_s: for how many seconds units keep its groups; 0 assigns each decision by itself.
         name: of the candidate.
         force: whether an override passes over the guardrails.
         reason: why.
@@ -47,6 +51,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     explorer: str | None = None
     rates: dict[str, float] = {}
     share: float | None = None
+    sticky_s: int = 0
     name: str = ""
     force: bool = False
     reason: str = ""
@@ -63,11 +68,12 @@ class Exploring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trying:
-    """A candidate and its test; decisions count whose snapshot is not older than ``since_version``."""
+    """A candidate and its test; decisions count whose snapshot is not older than ``since_version``. ``periods``: if it is sticky."""
 
     canary: Canary
     test: Trial
     since_version: int
+    periods: Periods = field(default_factory=Periods)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,7 @@ class Trials:
         heard: next offset of the controls topic.
         offsets: next offset by partition of the feedback topic.
         audit: of propensities and shares.
+        by_visit: first and next version that the last sticky candidate was in; (0, 0) if there was none.
     """
 
     trying: Trying | None = None
@@ -91,6 +98,7 @@ class Trials:
     heard: int = 0
     offsets: Mapping[int, int] = field(default_factory=dict)
     audit: Audit = field(default_factory=Audit)
+    by_visit: tuple[int, int] = (0, 0)
 
     def exploring(self, settings: Exploring) -> Exploring:
         """How the policy explores now."""
@@ -114,7 +122,14 @@ def wanted(word: Word, now: Exploring) -> Exploring:
 
 
 def said(
-    state: Trials, word: Word, *, settings: Exploring, salt: str, version: int, against: tuple[str, ...] = ()
+    state: Trials,
+    word: Word,
+    *,
+    settings: Exploring,
+    salt: str,
+    version: int,
+    against: tuple[str, ...] = (),
+    sticky: bool = False,
 ) -> tuple[Trials, str]:
     """The state after a word, and what came of it in words.
 
@@ -125,6 +140,7 @@ def said(
         salt: of a new canary, not to be guessed.
         version: of the snapshot that will tell of it.
         against: what guardrails hold against an override.
+        sticky: whether units are kept, so that a candidate may be sticky.
 
     >>> base = Exploring(explorer="thompson", rates={"alpha": 0.3, "epsilon": 0.0})
     >>> state, told = said(Trials(), Word(kind="propose", rates={"alpha": 0.2}), settings=base, salt="s", version=7)
@@ -133,6 +149,9 @@ def said(
     """
     why = f": {word.reason}" if word.reason else ""
     try:
+        wrong = refused(word.sticky_s, kept=sticky)
+        if wrong is not None:
+            raise ValueError(wrong)
         after, told = _said(state, word, settings, salt, version, against)
     except ValueError as error:
         return state, f"{word.kind} refused: {error}"
@@ -158,7 +177,7 @@ def judged_rows(
     audit = state.audit
     alarms: tuple[str, ...] = ()
     if audited:
-        exact = np.flatnonzero(rows.exact) if rows.exact is not None else np.arange(len(rows.reward))
+        exact = np.flatnonzero(_audited(state, rows))
         audit, alarms = propensities_audited(
             audit,
             [rows.arm[i] for i in exact.tolist()],
@@ -171,8 +190,8 @@ def judged_rows(
         audit, more = share_audited(audit, "the random share", drawn, share=audit_share)
         alarms += more
     trying = state.trying
-    if trying is not None:
-        ours = _of_test(trying, group, rows.snapshot)
+    if trying is not None and not trying.canary.sticky_s:
+        ours = of_test(rows, trying.since_version)
         by_canary = group[ours] == CODES["canary"]
         audit, more = share_audited(audit, f"candidate {trying.canary.number}", by_canary, share=trying.canary.share)
         alarms += more
@@ -181,14 +200,22 @@ def judged_rows(
     return replace(state, trying=trying, audit=audit), alarms
 
 
-def concluded(state: Trials) -> tuple[Trials, str]:
-    """The state after the verdict of the test, if there is one and nothing is frozen, and the verdict in words."""
+def concluded(state: Trials, *, version: int = 0) -> tuple[Trials, str]:
+    """The state after the verdict of the test, if there is one and nothing is frozen, and the verdict in words.
+
+    ``version``: of the snapshot that will tell of it.
+    """
     trying = state.trying
     if trying is None or state.frozen or not trying.test.verdict:
         return state, ""
     if trying.test.verdict == "promote":
-        return _adopted(state, trying), f"{_named(trying)} promoted: {evidence(trying.test)}"
-    return replace(state, trying=None), f"{_named(trying)} rolled back: {evidence(trying.test)}"
+        return _adopted(state, trying, version), f"{_named(trying)} promoted: {seen(trying)}"
+    return _ended(state, version), f"{_named(trying)} rolled back: {seen(trying)}"
+
+
+def seen(trying: Trying) -> str:
+    """The evidence of a candidate's test in words."""
+    return evidence(trying.test, of="visits" if trying.canary.sticky_s else "decisions")
 
 
 def _said(
@@ -204,10 +231,10 @@ def _said(
     if word.kind == "promote":
         if trying is None:
             raise ValueError("there is no candidate; propose one first")
-        return _adopted(state, trying), f"{_named(trying)} promoted by hand: {evidence(trying.test)}"
+        return _adopted(state, trying, version), f"{_named(trying)} promoted by hand: {seen(trying)}"
     if word.kind == "rollback":
         if trying is not None:
-            return replace(state, trying=None), f"{_named(trying)} rolled back by hand: {evidence(trying.test)}"
+            return _ended(state, version), f"{_named(trying)} rolled back by hand: {seen(trying)}"
         if not state.adopted:
             raise ValueError("there is no candidate, and nothing was promoted; the settings decide")
         after = replace(state, adopted=state.adopted[:-1])
@@ -236,22 +263,38 @@ def _proposed(state: Trials, word: Word, now: Exploring, salt: str, version: int
         explorer=found.explorer,
         rates=found.rates,
         name=word.name or _difference(now, found, brief=True),
+        sticky_s=word.sticky_s,
     )
     trying = Trying(canary=canary, test=trial(number, share=share), since_version=version)
     told = f"{_named(trying)} decides {100 * share:.3g}% of the decisions"
-    return replace(state, trying=trying, candidates=number), told
+    if not word.sticky_s:
+        return replace(state, trying=trying, candidates=number), told
+    after = replace(state, trying=trying, candidates=number, by_visit=(version, NEVER))
+    return after, f"{told}, those of a visitor alike for {word.sticky_s} s"
 
 
-def _adopted(state: Trials, trying: Trying) -> Trials:
+def _adopted(state: Trials, trying: Trying, version: int) -> Trials:
     taken = Exploring(explorer=trying.canary.explorer, rates=trying.canary.rates)
-    return replace(state, trying=None, adopted=(*state.adopted, taken))
+    return replace(_ended(state, version), adopted=(*state.adopted, taken))
 
 
-def _of_test(trying: Trying, group: IntArray, snapshot: IntArray) -> IntArray:
-    """Places of the rows that count for a candidate."""
-    shared = (group == CODES["canary"]) | (group == CODES["incumbent"])
-    places: IntArray = np.flatnonzero(shared & (snapshot >= trying.since_version))
-    return places
+def _ended(state: Trials, version: int) -> Trials:
+    """Without the candidate."""
+    since, until = state.by_visit
+    return replace(state, trying=None, by_visit=(since, version if until == NEVER else until))
+
+
+def _audited(state: Trials, rows: Rows) -> Bits:
+    """Rows (n,) whose propensities are audited: not estimates, nor what a sticky candidate shares out.
+
+    Given the decisions of the unit before, its group is known, and the mean of 1{arm}/p is not 1 any more.
+    """
+    exact = np.ones(len(rows.reward), np.bool_) if rows.exact is None else rows.exact
+    since, until = state.by_visit
+    if rows.unit is None or rows.snapshot is None or since == until:
+        return exact
+    of_visits: Bits = exact & ~((rows.unit > 0) & (rows.snapshot >= since) & (rows.snapshot < until))
+    return of_visits
 
 
 def _named(trying: Trying) -> str:

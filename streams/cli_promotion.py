@@ -34,6 +34,12 @@ def propose(
     policy: Policy,
     given: Set = None,
     canary: Annotated[float, typer.Option(help="Share of the decisions that it makes, between 0 and 1.")] = 0.1,
+    sticky: Annotated[
+        int,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Units keep their group for so long; 0 assigns each decision by itself."
+        ),
+    ] = 0,
     name: Annotated[str, typer.Option(help="Of the candidate; left out, it is named by what it changes.")] = "",
     reason: Reason = "",
     config: Config = None,
@@ -44,7 +50,7 @@ def propose(
     from policies.trials import Word
 
     explorer, rates = _given(given)
-    word = Word(kind="propose", explorer=explorer, rates=rates, share=canary, name=name, reason=reason)
+    word = Word(kind="propose", explorer=explorer, rates=rates, share=canary, sticky_s=sticky, name=name, reason=reason)
     _say(_reachable(config, bootstrap, policy), policy, word, json)
 
 

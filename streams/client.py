@@ -45,6 +45,7 @@ from streams.producer import EventProducer
 from streams.succession import Routes
 from streams.texts import Compiled, Texts
 from streams.token_issue import TokenDesk
+from streams.visiting import visit_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -304,7 +305,7 @@ class PolicyClient:
                 which compile to it (see `policies.features`).
             candidates: arms to choose from; None is all that the snapshot has.
             slot: name of the place.
-            unit: who sees it, if that is logged.
+            unit: who sees it, if that is logged; a sticky canary goes by it.
             decision_id: None makes a new one. Decisions for several slots of one page may share it.
             request: as `decide_slots` takes it. A policy with terms of slots or arms, in the settings or the snapshot, decides one
                 slot as it decides several.
@@ -336,7 +337,8 @@ class PolicyClient:
         if snapshot is not None and reason is None:
             rng = self._draws.mine()
             if snapshot.splits:
-                choice, group = decide_split(snapshot, x, candidates, key=split_key(name, slot), rng=rng)
+                visit = visit_of(snapshot, unit, int(now_s * 1000))
+                choice, group = decide_split(snapshot, x, candidates, key=split_key(name, slot), rng=rng, visit=visit)
             else:
                 choice = decide(snapshot, x, candidates, rng=rng)
             arm, propensity = choice.arm, choice.propensity
@@ -398,7 +400,7 @@ class PolicyClient:
             policy, candidates, decision_id: as `decide` takes them.
             context: as `decide` takes it, or (K, d) where slots have features of their own; each slot logs its own.
             slots: names of the K places, each once.
-            unit: who sees them; needed for frequency caps, which count what `log_impression` logs of this client.
+            unit: who sees them; needed for sticky canaries, and for frequency caps, which count what `log_impression` logs of this client.
             request: fields that eligibility rules compare, of the policy's `request_fields`.
 
         Raises:
@@ -486,7 +488,8 @@ class PolicyClient:
     ) -> dict[str, float]:
         """The exact probability of every candidate, floor included, whatever their number; arguments as `decide`.
 
-        Also where a decision logs an estimate, for more work: as a function of the newest snapshot, however old.
+        Also where a decision logs an estimate, for more work: as a function of the newest snapshot, however old. Under a sticky canary
+        they are those of a decision for a unit that is not known yet.
 
         Raises:
             NoSnapshot: there is none; a fallback's decision has its law in `probabilities`.
@@ -583,7 +586,8 @@ class PolicyClient:
 
         Args:
             decision: from `decide`.
-            ts: event time in ms UTC; None is the time of the decision, which its token says, too.
+            ts: event time in ms UTC; None is the time of the decision, which its token says, too, and by whose period a sticky canary
+                decided: a row of another period may be left out of its test.
             cost: what it costs, 0 to 1e30, as an auction has it; None is what the settings say (docs/budgets.md).
             tag: given back by `on_delivery`.
 

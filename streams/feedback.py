@@ -14,12 +14,13 @@ both        ``arms``/``arm`` u4, ``slots``/``slot`` u4, ``snapshot`` i8 (-1: non
             its earliest outcome that counted, 0 if that came before it, -1 if none counted; records from before it have none);
             ``counts`` u1, only where a row has 0: that impression never became viewable or was taken back, so it is in no sum and was not
             shown without a click; its reward is 0;
+            ``unit`` u8, the unit's number (streams/unit_numbers.py, 0 for none), only of policies with ``sticky_canaries``;
             ``share`` says which part of them is written (a setting), chosen by offset and row
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from streams.decode_rows import UNREADABLE
 from streams.decoded import ESTIMATE, GROUP_BITS, GROUP_SHIFT, Names
 from streams.events import COLUMNS_MAGIC, VERSION, EventError
 from streams.join import Joined, Matured
+from streams.pending import Chunk
 from streams.validation import version_reason
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -88,9 +90,18 @@ def encode_joined(
 
 
 def encode_matured(
-    matured: Sequence[Matured], *, partition: int, arms: Mapping[str, Names], slots: Names, share: Mapping[str, float]
+    matured: Sequence[Matured],
+    *,
+    partition: int,
+    arms: Mapping[str, Names],
+    slots: Names,
+    share: Mapping[str, float],
+    units: Collection[str] = (),
 ) -> Iterator[bytes]:
-    """Records for impressions whose window has closed, grouped by policy; of each policy its ``share`` (0 to 1)."""
+    """Records for impressions whose window has closed, grouped by policy; of each policy its ``share`` (0 to 1).
+
+    ``units``: the policies whose rows tell the unit.
+    """
     by_policy: dict[tuple[str, str], list[tuple[Matured, npt.NDArray[np.int64]]]] = {}
     for group in matured:
         kept = np.flatnonzero(
@@ -110,6 +121,7 @@ def encode_matured(
         counted = np.concatenate(
             [np.ones(len(kept), np.bool_) if group.counts is None else group.counts[kept] for group, kept in groups]
         )
+        unit = _units(taken) if policy in units else None
         row_bytes = ROW_BYTES + columns["x"].itemsize * columns["x"].shape[1]
         step = max(1, min(ROWS, RECORD_BYTES // row_bytes))
         for start in range(0, len(reward), step):
@@ -135,6 +147,7 @@ def encode_matured(
                     "age_ms": age_ms[part].astype("<i8").tobytes(),
                     "share": share[policy],
                     **({} if counted[part].all() else {"counts": counted[part].astype("|u1").tobytes()}),
+                    **({} if unit is None else {"unit": unit[part].astype("<u8").tobytes()}),
                 },
             )
 
@@ -142,6 +155,16 @@ def encode_matured(
 def _rows(group: Matured, kept: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
     """Positions in the group's chunk; a slice, which copies nothing, where they are all of it."""
     return slice(group.chunk.n) if len(kept) == group.chunk.n else group.rows[kept]
+
+
+def _units(taken: Sequence[tuple[Chunk, slice | npt.NDArray[np.int64]]]) -> npt.NDArray[np.uint64]:
+    """Numbers of the units of rows, 0 where a chunk does not keep them."""
+    return np.concatenate(
+        [
+            np.zeros(len(chunk.key[rows]), np.uint64) if chunk.person is None else chunk.person[rows]
+            for chunk, rows in taken
+        ]
+    )
 
 
 def runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -184,6 +207,7 @@ NUMBERS = {
     "outcomes": "<u4",
     "age_ms": "<i8",
     "counts": "|u1",
+    "unit": "<u8",
     "value": "<f8",
     "reward": "<f8",
     "change": "<f8",

@@ -26,6 +26,7 @@ from policies.stack import LinearStack
 from streams.capping import CapBook
 from streams.settings_slots import SlotPolicy
 from streams.slot_plans import Book
+from streams.visiting import visit_of
 
 if TYPE_CHECKING:
     from policies.arm_contexts import ArmContexts
@@ -46,7 +47,7 @@ class Place:
     Attributes:
         slots: names of the K slots.
         candidates: arms to choose from; None is all that there are.
-        unit: who sees it, for caps; None if that is not known.
+        unit: who sees it, for caps and sticky canaries; None if that is not known.
         request: fields for eligibility rules.
         now_ms: time of the decision, ms UTC.
         key: the decision's id, by which a policy shares its decisions out.
@@ -137,7 +138,8 @@ class Filler:
         )
         groups: tuple[Group | None, ...] = ()
         if snapshot.splits:
-            found, groups = decide_slots_split(snapshot, page, key=place.key)
+            visit = visit_of(snapshot, place.unit, place.now_ms)
+            found, groups = decide_slots_split(snapshot, page, key=place.key, visit=visit)
         else:
             found = page(snapshot)
         return Filled(
@@ -265,7 +267,8 @@ def _decided(snapshot: Snapshot, x: FloatArray | ArmContexts, place: Place, rng:
     groups: tuple[Group | None, ...] = ()
     if snapshot.splits:
         key = split_key(place.key, place.slots[0])
-        choice, group = decide_split(snapshot, x, place.candidates, key=key, rng=rng)
+        visit = visit_of(snapshot, place.unit, place.now_ms)
+        choice, group = decide_split(snapshot, x, place.candidates, key=key, rng=rng, visit=visit)
         groups = (group,)
     else:
         choice = decide(snapshot, x, place.candidates, rng=rng)

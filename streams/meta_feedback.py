@@ -66,6 +66,10 @@ class FeedbackFollower:
                 number: bounds(self._consumer, self._topic, number, timeout_s=TIMEOUT_S)
                 for number in range(partition_count(client, self._topic))
             }
+            self.ended: set[int] = (
+                set()
+            )  # partitions that had nothing left to read at a moment of the last call of `records`
+            self._begun: set[int | None] = set()  # those that had more since
         except ReadError:
             self.close()
             raise
@@ -82,6 +86,8 @@ class FeedbackFollower:
 
     def records(self) -> Iterator[Record]:
         """What has come, until there is no more, `ROWS_A_TICK` rows were read or SECONDS_A_TICK have passed. Raises ReadError."""
+        self.ended -= self._begun
+        self._begun = set()
         read, until = 0, time.monotonic() + SECONDS_A_TICK
         while read < ROWS_A_TICK and time.monotonic() < until:
             messages = self._consumer.consume(1, timeout=0.0)
@@ -92,10 +98,17 @@ class FeedbackFollower:
             if error is not None:
                 if error.fatal():
                     raise ReadError(error.str())
+                if error.name() == "_PARTITION_EOF":
+                    self._reached_end(message)
                 continue
+            self._begun.add(message.partition())
             record = self._record(message)
             read += record.read
             yield record
+
+    def _reached_end(self, message: Any) -> None:
+        self.ended.add(message.partition())
+        self._begun.discard(message.partition())
 
     def _record(self, message: Any) -> Record:
         number, following, value = message.partition(), message.offset() + 1, message.value()
@@ -132,7 +145,7 @@ def rows_of(columns: Mapping[str, Any], limit: float | None) -> Rows | None:
     if not len(learns):
         return None
     age_ms, slot = columns.get("age_ms"), columns.get("slot")
-    group, kind = columns.get("group"), columns.get("propensity_kind")
+    group, kind, unit = columns.get("group"), columns.get("propensity_kind"), columns.get("unit")
     return Rows(
         arm=[columns["arm"][i] for i in learns.tolist()],
         ts=columns["impression_ts"][learns],
@@ -144,4 +157,5 @@ def rows_of(columns: Mapping[str, Any], limit: float | None) -> Rows | None:
         propensity=columns["propensity"][learns],
         exact=None if kind is None else kind[learns] == 0,
         slot=None if slot is None else [slot[i] for i in learns.tolist()],
+        unit=None if unit is None else unit[learns],
     )

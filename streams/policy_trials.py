@@ -1,13 +1,15 @@
 """What one policy tries while its publisher leads: words and matured rows in, how it explores out, a record for the same transaction.
 
 As with the meta-state (streams/meta_policy.py), a crash loses what was not written, and the next leader reads those rows and words again.
+What a sticky candidate has gathered of periods that are not over (policies/sticky.py) is never written: a new leader reads their records
+again, from the offsets that the state names, and counts them for nothing else.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,17 @@ import structlog
 
 from policies.guardrails import Logged, violations
 from policies.snapshot import exploring
+from policies.sticky import gathered, settled
 from policies.trial_records import KIND, decode_trials, encode_trials, trials_key
 from policies.trials import Exploring, Trials, Word, concluded, judged_rows, said, wanted
+from policies.visits import with_more
 from streams.messages import Message
 
 if TYPE_CHECKING:
     from policies.canary import Canary
     from policies.meta_state import Rows
     from policies.snapshot import Snapshot
+    from policies.visits import Tally
     from streams.meta_feedback import Record
     from streams.settings import PolicySettings
 
@@ -50,6 +55,13 @@ class PolicyTrials:
         self._recent = NOTHING
         self._moved = self._decided = False
         self._written_at = -1e18
+        self._forget()
+
+    def _forget(self) -> None:
+        """Gather from nothing."""
+        self._visits: dict[int, tuple[Tally, ...]] = {}
+        self._gathered_to: dict[int, int] = {}
+        self._clocks: dict[int, int] = {}
 
     @property
     def follows(self) -> bool:
@@ -75,11 +87,21 @@ class PolicyTrials:
         """Of the candidate that is tried."""
         return self.state.canary
 
+    @property
+    def reads_from(self) -> dict[int, int]:
+        """By partition of the feedback topic, the offset that it wants next: before its position where visits are gathered again."""
+        trying, wanted = self.state.trying, dict(self.state.offsets)
+        if trying is None:
+            return wanted
+        again = {number: trying.periods.again(number, at) for number, at in wanted.items()}
+        return {number: max(at, self._gathered_to.get(number, 0)) for number, at in again.items()}
+
     def restore(self, records: Mapping[tuple[str | None, str], bytes]) -> None:
         """Begin with what was written; without a record, anew. Raises RecordError."""
         record = records.get((None, KIND))
         self.state = Trials() if record is None else decode_trials(record)
         self._told, self._recent, self._moved, self._decided = [], NOTHING, False, False
+        self._forget()
 
     def place(self, positions: Mapping[int, int]) -> None:
         """Take positions in the feedback topic for the partitions that have none."""
@@ -89,7 +111,8 @@ class PolicyTrials:
             self._moved = True
 
     def judge(self, record: Record) -> None:
-        """Take one record of the feedback topic; one that lies before the state's position is passed over."""
+        """Take one record of the feedback topic; one that lies before the state's position is passed over, but for visits."""
+        self._gather(record)
         if record.next_offset <= self.state.offsets.get(record.partition, 0):
             return
         if record.policy == self.name and record.rows is not None:
@@ -102,13 +125,54 @@ class PolicyTrials:
                 audited=policy.audit,
                 least=policy.audit_least or None,
             )
-            for alarm in alarms:
-                self._alarms += 1
-                self._told.append(f"alarm: {alarm}")
-                log.warning("an audit raised an alarm", policy=self.name, alarm=alarm)
+            self._alarm(alarms)
             self._recent = _extended(self._recent, record.rows)
             self._moved = True
         self.state = replace(self.state, offsets={**self.state.offsets, record.partition: record.next_offset})
+
+    def _gather(self, record: Record) -> None:
+        """What a record adds to the visits of a sticky candidate; one that was gathered here before adds nothing."""
+        trying, number, offset = self.state.trying, record.partition, record.next_offset - 1
+        if trying is None or not trying.canary.sticky_s or offset < self._gathered_to.get(number, 0):
+            return
+        self._gathered_to[number] = record.next_offset
+        if record.policy != self.name or record.rows is None or not len(record.rows.ts):
+            return
+        self._clocks[number] = max(self._clocks.get(number, -1), int(record.rows.ts.max()))
+        trying, more = gathered(
+            trying,
+            record.rows,
+            bounds=self._bounds,
+            partition=number,
+            offset=offset,
+            again=offset < self.state.offsets.get(number, 0),
+        )
+        for period, tally in more.items():
+            self._visits[period] = with_more(self._visits.get(period, ()), tally)
+        self.state = replace(self.state, trying=trying)
+
+    def settle(self, partitions: Collection[int], ended: Collection[int]) -> None:
+        """Bet on the visits of periods that are over.
+
+        Args:
+            partitions: of the feedback topic.
+            ended: those that have nothing left to read; the others hold the clock back, each at its own newest row.
+        """
+        trying = self.state.trying
+        if trying is None or not trying.canary.sticky_s:
+            return
+        behind = [self._clocks.get(number, -1) for number in partitions if number not in ended]
+        clock_ms = min([trying.periods.newest_ms, *behind])
+        before = self.state
+        self.state, self._visits, alarms = settled(self.state, self._visits, clock_ms=clock_ms)
+        self._alarm(alarms)
+        self._moved = self._moved or self.state is not before
+
+    def _alarm(self, alarms: Sequence[str]) -> None:
+        for alarm in alarms:
+            self._alarms += 1
+            self._told.append(f"alarm: {alarm}")
+            log.warning("an audit raised an alarm", policy=self.name, alarm=alarm)
 
     def new_alarms(self) -> int:
         """Alarms since the last call."""
@@ -117,7 +181,8 @@ class PolicyTrials:
 
     def hear(self, words: Sequence[tuple[int, Word]], *, snapshot: Snapshot | None) -> tuple[str, ...]:
         """Heed words that were not heard yet, by their offsets, then the test's verdict. Returns what came of all, in words."""
-        followed = self.follows
+        followed, version = self.follows, 1 if snapshot is None else snapshot.version + 1
+        candidates = self.state.candidates
         told, self._told = self._told, []
         for offset, word in words:
             if offset < self.state.heard:
@@ -127,14 +192,17 @@ class PolicyTrials:
                 word,
                 settings=self._settings,
                 salt=secrets.token_hex(8),
-                version=1 if snapshot is None else snapshot.version + 1,
+                version=version,
                 against=() if word.kind != "override" else self._against(word, snapshot),
+                sticky=self._policy.sticky_canaries,
             )
             self.state = replace(self.state, heard=offset + 1)
             told.append(what)
-        self.state, verdict = concluded(self.state)
+        self.state, verdict = concluded(self.state, version=version)
         if verdict:
             told.append(verdict)
+        if self.state.candidates != candidates or self.state.trying is None:  # another one gathers anew
+            self._forget()
         if self.follows and not followed:  # positions of a trial before are not where this one begins
             self.state = replace(self.state, offsets={})
         self._decided = self._decided or bool(told)

@@ -5,7 +5,7 @@ begins with ``{``) or MessagePack::
 
     v            1
     kind         "propose", "promote", "rollback", "override", "freeze" or "unfreeze"
-    explorer, rates, share, name, force, reason, time_ms      see `policies.trials.Word`; left out where they do not matter
+    explorer, rates, share, sticky_s, name, force, reason, time_ms      see `policies.trials.Word`; left out where they do not matter
 
 The publisher heeds each word once, in the order of the topic: the next offset is part of its state. Readers of before pass over these
 keys. What cannot be read is logged and passed over.

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from policies.promotion import evidence
 from policies.trial_records import KIND, decode_trials
-from policies.trials import Exploring, Trials, Word, said
+from policies.trials import Exploring, Trials, Word, said, seen
 from streams.policy_words import read_words, write_word
 from streams.published import read_published
 from streams.settings import Settings
@@ -56,10 +55,10 @@ def say(settings: Settings, policy: str, word: Word) -> dict[str, Any]:
             f"policy {policy!r} has mode = {mode!r} and decides nothing that could be shared out; set it to 'online' first"
         )
     state, _ = _read(settings, policy)
-    by_settings = _exploring(settings, policy)
+    by_settings, sticky = _exploring(settings, policy), settings.policies[policy].sticky_canaries
     for _, pending in read_words(settings).since(policy, state.heard):
-        state, _ = said(state, pending, settings=by_settings, salt="", version=0)
-    after, what = said(state, word, settings=by_settings, salt="", version=0)
+        state, _ = said(state, pending, settings=by_settings, salt="", version=0, sticky=sticky)
+    after, what = said(state, word, settings=by_settings, salt="", version=0, sticky=sticky)
     if after is state:
         raise WordRefused(f"policy {policy!r}: {what}")
     stamped = msgspec.structs.replace(word, time_ms=int(time.time() * 1000))
@@ -93,7 +92,12 @@ def told(settings: Settings, policy: str) -> dict[str, Any]:
             "share": trying.canary.share,
             "explorer": trying.canary.explorer,
             "rates": trying.canary.rates,
-            "evidence": evidence(trying.test),
+            **(
+                {"sticky_s": sticky_s, "late_rows": trying.periods.late, "stray_rows": trying.periods.strays}
+                if (sticky_s := trying.canary.sticky_s)
+                else {}
+            ),
+            "evidence": seen(trying),
             "verdict": trying.test.verdict,
         },
         "alarms": state.audit.alarms,

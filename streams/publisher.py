@@ -196,6 +196,8 @@ class Publisher:
             for known in self._policies.values():
                 if known.trials.follows:
                     known.trials.judge(record)
+        for known in self._policies.values():
+            known.trials.settle(self._feedback.bounds, self._feedback.ended)
         for name, known in self._policies.items():
             self._metrics.audit_alarms.labels(policy=name).inc(known.trials.new_alarms())
         for name, meta in following.items():
@@ -283,7 +285,7 @@ class Publisher:
         self._feedback = FeedbackFollower(self._settings, limits=limits)
         for one in following:
             one.place({number: high for number, (_, high) in self._feedback.bounds.items()})
-        positions = [one.state.offsets for one in following]
+        positions = [one.reads_from if isinstance(one, PolicyTrials) else one.state.offsets for one in following]
         self._feedback.start({number: min(one[number] for one in positions) for number in self._feedback.bounds})
 
     def _publish_policy(self, name: str, known: Published, writer: Writer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from policies.model import Model, make_model
 from streams.attribution_rules import touch_kinds
 from streams.blocks import Blocks
@@ -13,6 +15,9 @@ from streams.settings import PolicySettings, Settings
 from streams.state import Rules
 from streams.token_check import TokenCheck
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 def rules(settings: Settings) -> Rules:
     """Decoder, windows and models of every policy, numbered afresh: one for each worker process."""
@@ -21,7 +26,7 @@ def rules(settings: Settings) -> Rules:
         policies,
         kinds={kind for policy in policies.values() for kind in policy.kinds},
         tokens=token_check(settings),
-        attributing=settings.attributing,
+        attributing={*settings.attributing, *sticky(policies)},
     )
     referring = {name: policy.huber for name, policy in policies.items() if wants(policy)}
     return Rules(
@@ -29,6 +34,7 @@ def rules(settings: Settings) -> Rules:
         windows={name: window(policy) for name, policy in policies.items()},
         models={name: model(policy) for name, policy in policies.items()},
         matured_share={name: policy.matured_share for name, policy in policies.items()},
+        telling_units=sticky(policies),
         feature_limit={
             name: policy.feature_limit for name, policy in policies.items() if policy.feature_limit is not None
         },
@@ -44,6 +50,11 @@ def rules(settings: Settings) -> Rules:
         touch_partitions=settings.partitions,
         topics={"impressions": settings.topics.impressions, "clicks": settings.topics.clicks},
     )
+
+
+def sticky(policies: Mapping[str, PolicySettings]) -> frozenset[str]:
+    """The policies whose matured rows tell the unit."""
+    return frozenset(name for name, policy in policies.items() if policy.sticky_canaries)
 
 
 def token_check(settings: Settings) -> TokenCheck | None:

@@ -161,6 +161,11 @@ class PolicySettings(TextPolicy):
         description="the least propensity of any arm, where every decision chooses among all arms: then the audit also finds arms shown "
         "too rarely; 0 where some decisions have other candidates",
     )
+    sticky_canaries: bool = Field(
+        False,
+        description="whether pending impressions keep their unit (8 bytes each) and matured rows tell it, so that visitors can keep the "
+        "group of a canary (policy propose --sticky)",
+    )
     matured_share: Share = Field(1.0, description="share of matured impressions written to the feedback topic")
     intercept: int | None = Field(None, ge=0, description="index of the constant in the context, if there is one")
     encoder: str | None = Field(

@@ -87,7 +87,7 @@ class Rules:
     ``referring``, each with its limit of Huber's rule. ``kappa``: of the policies with position effects, those of the settings.
     ``tariffs``: of the policies whose spending is added up. ``partitions``: how many there are, None where tokens are not
     checked against it. ``touch_kinds``: of the policies that attribute conversions, which outcomes
-    are written to the ``touch_partitions`` of `touches`.
+    are written to the ``touch_partitions`` of `touches`. ``telling_units``: the policies whose matured rows tell the unit.
     """
 
     decoder: Decoder
@@ -107,6 +107,7 @@ class Rules:
     partitions: int | None = None
     touch_kinds: Mapping[str, frozenset[str]] = field(default_factory=dict)
     touch_partitions: int = 1
+    telling_units: frozenset[str] = frozenset()
 
     @property
     def tracks(self) -> dict[str, Tracks]:
@@ -425,7 +426,12 @@ class PartitionState:
         for value in encode_joined(self._joined, partition=self.number, arms=arms, slots=slots):
             yield Message("feedback", None, value)
         for value in encode_matured(
-            self._matured, partition=self.number, arms=arms, slots=slots, share=self.rules.matured_share
+            self._matured,
+            partition=self.number,
+            arms=arms,
+            slots=slots,
+            share=self.rules.matured_share,
+            units=self.rules.telling_units,
         ):
             yield Message("feedback", None, value)
 

@@ -22,3 +22,11 @@ def test_sticky_units_break_bets_on_decisions_only() -> None:
     found = promotion.sticky(np.random.default_rng(2), 40)
     assert found["sticky_1000_by_decision_false"] > 0.15
     assert found["sticky_1000_by_unit_false"] <= LEVEL + 3 * np.sqrt(LEVEL / 40)
+
+
+def test_visits_that_are_drawn_anew_are_few_false_promotions() -> None:
+    """Ten periods; with a lift, more visitors find it oftener."""
+    found = promotion.visits(np.random.default_rng(3), 20)
+    for units in promotion.UNITS:
+        assert found[f"visits_{units}_by_visit_false"] <= LEVEL + 3 * np.sqrt(LEVEL / 20)
+    assert found["visits_20000_by_visit_1.2x"] > 0.8

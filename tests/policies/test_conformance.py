@@ -110,6 +110,7 @@ PLAIN = {
     "snapshot_records",
     "stack",
     "starting",
+    "sticky",
     "student_t",
     "succession",
     "sums",
@@ -122,6 +123,7 @@ PLAIN = {
     "trial_records",
     "trials",
     "triangle",
+    "visits",
 }
 """Modules that define no model, explorer or estimator of their own: a new module must be put here, or its names in the table."""
 

@@ -11,7 +11,8 @@ import pytest
 
 from policies import promotion
 from policies.batch import FloatArray, IntArray
-from policies.promotion import LEVEL, Bits, Ledger, Trial, evidence, judged, noted, settled, spending, trial
+from policies.promotion import LEVEL, Bits, Trial, evidence, judged, spending, trial
+from policies.visits import tally
 
 SHARE, RATE = 0.1, 0.05
 RUNS, ROWS = 200, 60_000
@@ -159,19 +160,7 @@ def test_units_that_keep_their_group_are_one_bet_each() -> None:
     for _ in range(runs):
         unit, group, reward = sticky(rng, 200, 50)
         by_decision += judged(trial(1, share=0.5), group, reward).verdict == "promote"
-        ledger = noted(Ledger(span_ms=10**9), [str(one) for one in unit], group, reward, np.arange(len(unit)))
-        _, groups, means = settled(ledger, 10**10)
-        by_unit += judged(trial(1, share=0.5), groups, means).verdict == "promote"
+        visits = tally(unit.astype(np.uint64), group, reward)
+        by_unit += judged(trial(1, share=0.5), visits.canary, visits.means).verdict == "promote"
     assert not within(by_decision, runs, spending(1))
     assert within(by_unit, runs, spending(1))
-
-
-def test_a_unit_is_settled_once_when_its_time_is_up() -> None:
-    """On the mean of what came before; what comes later is another time's."""
-    ledger = noted(Ledger(span_ms=10), ["u", "v"], np.array([True, False]), np.array([1.0, 0.0]), np.array([0, 5]))
-    ledger = noted(ledger, ["u", "u"], np.array([True, True]), np.array([0.0, 1.0]), np.array([9, 10]))
-    ledger, groups, means = settled(ledger, 10)
-    assert (groups.tolist(), means.tolist()) == ([True], [0.5])
-    ledger = noted(ledger, ["u"], np.array([True]), np.array([1.0]), np.array([11]))
-    assert set(ledger.units) == {"v"}
-    assert settled(ledger, 15)[1].tolist() == [False]
