@@ -22,25 +22,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.arm_contexts import ArmContexts, context_of
+from policies.arm_contexts import context_of
 from policies.arms import showable
 from policies.decide import Kind, decide
 from policies.decide_split import decide_split, split_key, split_law
 from policies.explain import explain
 from streams.contexts import compiled
-from streams.conversions import Conversion
+from streams.decisions import ALL_HIDDEN, Decision, NoSnapshot, NothingToShow, SlotsDecision
 from streams.drawing import OfThreads
-from streams.events import Codec, Impression, Outcome
+from streams.event_log import EventLog
+from streams.events import Codec
 from streams.filling import NOTHING, Filler, Place
 from streams.following import Follower
 from streams.modes import LOGGING, deciding, logs_only
-from streams.outcomes import back_reason, default_id
 from streams.producer import EventProducer
 from streams.succession import Routes
 from streams.texts import Compiled, Texts
@@ -58,126 +58,13 @@ if TYPE_CHECKING:
     from streams.filling import Filled
     from streams.settings import Settings
 
+__all__ = ["ALL_HIDDEN", "Decision", "NoSnapshot", "NothingToShow", "PolicyClient", "SlotsDecision"]
+
 FloatArray = npt.NDArray[np.float64]
 Fallback = Literal["uniform"] | Sequence[str]
 
 
-ALL_HIDDEN = "every candidate is paused or gone"
-"""Reason of a decision that had no arm to choose."""
-
-
-class NothingToShow(RuntimeError):  # noqa: N818 - as NoSnapshot
-    """Rules, caps or budgets leave no arm for the slot: leave it empty. `decide_slots` returns an empty slot instead."""
-
-    retriable = False
-
-
-class NoSnapshot(RuntimeError):  # noqa: N818 - reads as what it says: except NoSnapshot
-    """There is no snapshot to decide from, and no fallback that could."""
-
-    retriable = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """An arm for a slot, and all that its impression has to say.
-
-    Attributes:
-        propensity: the probability with which `arm` was drawn.
-        propensity_kind: "exact", or "estimate" where so many arms could win that it was estimated without bias.
-        snapshot: version decided from, None for a fallback, or where another policy decided.
-        context: (d,) as it was given; rounded to half precision where the policy has tokens.
-        candidates: the K arms that could have been chosen.
-        probabilities: (K,) the law that the arm was drawn from; None beside an estimate.
-        ts: time of the decision in ms UTC.
-        reason: why the fallback decided, None where the snapshot did.
-        token: to send back with outcomes, so that they count after the impression is forgotten; None where the policy has none.
-        group: who decided where decisions are shared out (policies/canary.py); `propensity` and `probabilities` are marginal over it.
-        missing: texts that have no vector yet, so that their features are at the mean; of arms as "ads.NAME".
-    """
-
-    decision_id: str
-    policy: str
-    slot: str
-    arm: str
-    propensity: float
-    snapshot: int | None
-    context: FloatArray
-    candidates: tuple[str, ...]
-    probabilities: FloatArray | None
-    ts: int
-    unit: str | None = None
-    propensity_kind: Kind = "exact"
-    reason: str | None = None
-    token: str | None = None
-    group: Group | None = None
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotsDecision:
-    """Arms for K slots of one page, and all that their impressions have to say; see `policies.allocation` for what is logged.
-
-    Attributes:
-        slots: names of the slots.
-        arms: of each, None where it stays empty.
-        propensity: marginal probability of each slot's arm, whatever the others show; of an empty slot, that it stays empty.
-        propensity_kind: of all of them.
-        snapshot: version decided from, None for a fallback.
-        context: (d,), (K, d) where slots have features of their own, or one that differs between arms.
-        candidates: the N arms that could have been chosen.
-        probabilities: (K, N) marginal probability of every arm in every slot, None beside an estimate.
-        ts: time of the decision in ms UTC.
-        reason: why the fallback decided, None where the snapshot did.
-        tokens: of each slot, None where it is empty or the policy has none; empty without any.
-        groups: who decided, where decisions are shared out, of the slot that tells it (policies/slots_split.py); empty else.
-        missing: texts that have no vector yet, so that their features are at the mean; of arms as "ads.NAME".
-    """
-
-    decision_id: str
-    policy: str
-    slots: tuple[str, ...]
-    arms: tuple[str | None, ...]
-    propensity: tuple[float, ...]
-    snapshot: int | None
-    context: FloatArray | ArmContexts
-    candidates: tuple[str, ...]
-    probabilities: FloatArray | None
-    ts: int
-    unit: str | None = None
-    propensity_kind: Kind = "exact"
-    reason: str | None = None
-    tokens: tuple[str | None, ...] = ()
-    groups: tuple[Group | None, ...] = ()
-    missing: tuple[str, ...] = ()
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """One for each slot that is filled."""
-        return tuple(self._of(place, arm) for place, arm in enumerate(self.arms) if arm is not None)
-
-    def _of(self, place: int, arm: str) -> Decision:
-        return Decision(
-            decision_id=self.decision_id,
-            policy=self.policy,
-            slot=self.slots[place],
-            arm=arm,
-            propensity=self.propensity[place],
-            snapshot=self.snapshot,
-            context=context_of(self.context, arm, place),
-            candidates=self.candidates,
-            probabilities=None if self.probabilities is None else self.probabilities[place],
-            ts=self.ts,
-            unit=self.unit,
-            propensity_kind=self.propensity_kind,
-            reason=self.reason,
-            token=self.tokens[place] if self.tokens else None,
-            group=self.groups[place] if self.groups else None,
-            missing=self.missing,
-        )
-
-
-class PolicyClient:
+class PolicyClient(EventLog):
     """Follows snapshots in a background thread and decides from the newest; safe to use from several threads.
 
     Args:
@@ -579,143 +466,6 @@ class PolicyClient:
             f"{self._fallback!r} finds no arm among {list(among)}; pass candidates, or list arms in the settings"
         )
 
-    def log_impression(
-        self, decision: Decision, *, ts: int | None = None, cost: float | None = None, tag: object = None
-    ) -> None:
-        """Queue the impression of a decision that was shown.
-
-        Args:
-            decision: from `decide`.
-            ts: event time in ms UTC; None is the time of the decision, which its token says, too, and by whose period a sticky canary
-                decided: a row of another period may be left out of its test.
-            cost: what it costs, 0 to 1e30, as an auction has it; None is what the settings say (docs/budgets.md).
-            tag: given back by `on_delivery`.
-
-        Raises:
-            QueueFull: it was not taken; the caller decides whether to try again.
-        """
-        event = _impression(decision, _logged(decision.context, self._codec), ts=ts, cost=cost)
-        self._producer.impression(event, tag=tag)
-        shown_ms = decision.ts if ts is None else ts
-        self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=shown_ms)
-
-    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool:
-        """Queue the impressions of decisions, each with its tag: as `log_impression`, but a context that they share is written once.
-
-        False, and none was taken, if there is no room for all, or they share no records: other codecs than columns, several policies.
-        """
-        if self._codec != "columns" or len({(one.policy, one.context.size) for one in page}) != 1:
-            return False
-        known: tuple[FloatArray, list[float] | bytes] | None = None
-        events = []
-        for decision in page:
-            if known is None or known[0] is not decision.context:
-                known = decision.context, _logged(decision.context, self._codec)
-            events.append(_impression(decision, known[1]))
-        if not self._producer.impressions(events, tags=tags):
-            return False
-        for decision in page:
-            self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=decision.ts)
-        return True
-
-    def log_impressions(self, decided: SlotsDecision, *, ts: int | None = None, tag: object = None) -> None:
-        """Queue an impression for each slot that is filled; arguments as `log_impression`.
-
-        Raises:
-            QueueFull: some were not taken; logging all of them again is harmless, as an impression counts once.
-        """
-        for decision in decided.decisions:
-            self.log_impression(decision, ts=ts, tag=tag)
-
-    def log_click(
-        self,
-        decision_id: str,
-        slot: str,
-        outcome_id: str | None = None,
-        value: float = 1.0,
-        kind: str = "click",
-        ts: int | None = None,
-        *,
-        cost: float | None = None,
-        of: str | None = None,
-        token: str | None = None,
-        tag: object = None,
-    ) -> None:
-        """Queue an outcome of a decision.
-
-        Args:
-            decision_id: of the decision.
-            slot: of the decision.
-            outcome_id: outcomes with the same id count once; None is the kind, so that one of each kind counts, or with `of`
-                one of each kind for that outcome.
-            value: multiplied by the policy's worth of the kind; of a refund, how much of the other outcome's value it takes back.
-            kind: one of the policy's `outcomes`, its viewable event, or "retraction", "refund", "invalid" (docs/outcomes.md).
-            ts: event time in ms UTC; None is now.
-            cost: what it costs, 0 to 1e30; None is what the settings say (docs/budgets.md).
-            of: `outcome_id` of the outcome that a retraction or a refund takes back.
-            token: that came with the decision, so that the outcome counts though its impression is forgotten.
-            tag: given back by `on_delivery`.
-
-        Raises:
-            QueueFull: it was not taken; the caller decides whether to try again.
-            ValueError: a retraction or a refund of nothing, of itself, or of less than 0.
-        """
-        outcome_id = default_id(kind, of) if outcome_id is None else outcome_id
-        wrong = back_reason(kind, outcome_id, of, value)
-        if wrong is not None:
-            raise ValueError(wrong)
-        self._producer.outcome(
-            Outcome(
-                decision_id=decision_id,
-                slot=slot,
-                outcome_id=outcome_id,
-                kind=kind,
-                value=value,
-                ts=int(self._clock() * 1000) if ts is None else ts,
-                cost=cost,
-                of=of,
-                token=token,
-            ),
-            tag=tag,
-        )
-
-    def log_conversion(
-        self,
-        unit: str,
-        conversion_id: str,
-        kind: str,
-        value: float = 1.0,
-        ts: int | None = None,
-        *,
-        policy: str | None = None,
-        tag: object = None,
-    ) -> None:
-        """Queue something that a unit did, without saying after which decision: `attribution` of the policies decides that.
-
-        Args:
-            unit: as it was given to `decide`.
-            conversion_id: conversions with the same id count once.
-            kind: one of the `attribution.kinds` of a policy.
-            value: multiplied by the policy's worth of the kind.
-            ts: event time in ms UTC; None is now.
-            policy: the only one whose decisions may get it; None is any that attributes the kind.
-            tag: given back by `on_delivery`.
-
-        Raises:
-            QueueFull: it was not taken; the caller decides whether to try again.
-        """
-        self._producer.conversion(
-            Conversion(
-                unit=unit,
-                conversion_id=conversion_id,
-                kind=kind,
-                value=value,
-                ts=int(self._clock() * 1000) if ts is None else ts,
-                policy=policy,
-            ),
-            tag=tag,
-        )
-
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until all events are delivered. Raises NotDelivered if some were not."""
         self._producer.flush(timeout_s)
@@ -759,32 +509,3 @@ def _distinct(slots: Sequence[str]) -> tuple[str, ...]:
     if isinstance(slots, str) or not slots or len(set(slots)) != len(slots):
         raise ValueError(f"slots are {slots!r}; must be a list of at least one name, each once")
     return tuple(slots)
-
-
-def _impression(
-    decision: Decision, context: list[float] | bytes, *, ts: int | None = None, cost: float | None = None
-) -> Impression:
-    return Impression(
-        decision_id=decision.decision_id,
-        slot=decision.slot,
-        policy=decision.policy,
-        snapshot=decision.snapshot,
-        arm=decision.arm,
-        propensity=decision.propensity,
-        propensity_kind=None if decision.propensity_kind == "exact" else decision.propensity_kind,
-        group=decision.group,
-        context=context,
-        ts=decision.ts if ts is None else ts,
-        unit=decision.unit,
-        cost=cost,
-    )
-
-
-def _logged(context: FloatArray, codec: Codec) -> list[float] | bytes:
-    """The context as it goes into an impression: float32 bytes where the codec has them and nothing is lost."""
-    if codec != "json":
-        narrow = context.astype("<f4")
-        if np.array_equal(narrow, context):
-            return narrow.tobytes()
-    values: list[float] = context.tolist()
-    return values
