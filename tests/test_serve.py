@@ -459,7 +459,7 @@ def test_no_request_fails_and_none_sees_half_a_snapshot_while_they_are_swapped()
     odd, even = snapshot(1, arms="abc"), snapshot(2, arms="xyz")
     kafka = Kafka(odd)
     arms = {1: set("abc"), 2: set("xyz")}
-    body = {"policy": "front", "slots": ["one", "two"], "context": [1.0, 0.5]}
+    body = {"policy": "front", "slots": ["one", "two"], "context": [1.0, 0.5], "deadline_ms": 10_000}
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     with Serving(kafka) as serving, ThreadPoolExecutor(4) as pool:
         ended = threading.Event()
