@@ -17,7 +17,7 @@ COST = st.floats(0.0, 5.0)
 def simulate(
     costs: list[float], gaps_ms: list[int], servers: list[int], *, lag_ms: int, margin: float
 ) -> tuple[float, float]:
-    """What servers spend of 20, and what of it came in the last `lag_ms`, if each decides from a snapshot of its own age.
+    """What servers spend of 20, and what of it came in the last `lag_ms` with the last cost, if each decides from a snapshot of its own age.
 
     Server s knows what was spent until (t - age), age between 0 and lag_ms by its number.
     """
@@ -31,7 +31,7 @@ def simulate(
         if is_open(seen, now_ms=now, margin=margin):
             log.append((now, cost))
     spent = sum(cost for _, cost in log)
-    recent = sum(cost for ts, cost in log if ts > log[-1][0] - lag_ms) if log else 0.0
+    recent = sum(cost for ts, cost in log if ts > log[-1][0] - max(lag_ms, 1)) if log else 0.0
     return spent, recent
 
 
