@@ -64,7 +64,7 @@ class Canary:
         """Whether a decision that is not made at random falls to it.
 
         >>> sticky = Canary(number=1, share=0.5, salt="s", explorer="thompson", sticky_s=60)
-        >>> [sticky.decides(key, Visit(7, ts)) for key, ts in (("d1", 0), ("d2", 59_999), ("d3", 60_000))]
+        >>> [sticky.decides(key, Visit(7, ts)) for key, ts in (("d1", 60_000), ("d2", 119_999), ("d3", 120_000))]
         [False, False, True]
         """
         return uniform(self.salt, visit_key(visit, self.sticky_s) if self.sticky_s else key) < self.share_of(visit)
