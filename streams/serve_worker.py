@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 BACKLOG = 1024
-GARBAGE = 20_000
-"""Objects between two looks for garbage: requests make no cycles, and a look takes time from whoever waits."""
+GARBAGE_S = 30.0
+"""Seconds between two looks for garbage in cycles. Requests and snapshots make none, and a look takes 20 ms from whoever waits: with Python's
+own rule, by numbers of objects, the 99th percentile at half load was 21 ms instead of 5."""
 
 SILENT_S = 10.0
 """Seconds in which nothing of what waits is delivered, after which the brokers count as gone."""
@@ -128,13 +129,21 @@ async def _serve(settings: Settings, bound: socket.socket, number: int) -> int:
     with serve_metrics(metrics, host=settings.metrics_host, port=port, live=_alive, ready=brokers.ready):
         runner = await start(service, settings, bound)
         gc.freeze()
-        gc.set_threshold(GARBAGE, 20, 50)
+        gc.disable()
+        looking = asyncio.create_task(_look_for_garbage())
         _log.info("serving", address="{}:{}".format(*bound.getsockname()[:2]), process=number)
         await stop.wait()
+        looking.cancel()
         brokers.draining = True
         until = time.monotonic() + settings.serve_drain_s
         await runner.cleanup()
         return await asyncio.to_thread(_end, client, journal, max(0.5, until - time.monotonic()))
+
+
+async def _look_for_garbage() -> None:
+    while True:
+        await asyncio.sleep(GARBAGE_S)
+        gc.collect()
 
 
 async def start(service: Service, settings: Settings, bound: socket.socket) -> web.ServerRunner:
