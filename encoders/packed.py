@@ -31,12 +31,18 @@ class _Linear:
         self._prepacked = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PREPACKED_ROWS) if self._prepacked else weight
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """(T, m) of x (T, d), with `plus` (T, m) added where the product is written."""
+        if self._prepacked and plus is not None:
+            summed: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, plus, self._weight, self._bias, "add")
+            return summed
         if self._prepacked:
             act, algorithm = ("gelu", "none") if self._gelu else ("none", "")
             done: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, act, [], algorithm)
             return done
         product = functional.linear(x, self._weight, self._bias)
+        if plus is not None:
+            return product + plus
         return functional.gelu(product) if self._gelu else product
 
 
@@ -55,8 +61,8 @@ class _Layer:
         self.narrow_norm = _norm(layer.output.LayerNorm, dtype)
 
     def __call__(self, x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-        x = self.mix_norm(self.mix(self._attend(x, runs)) + x)
-        return self.narrow_norm(self.narrow(self.widen(x)) + x)
+        x = self.mix_norm(self.mix(self._attend(x, runs), plus=x))
+        return self.narrow_norm(self.narrow(self.widen(x), plus=x))
 
     def _attend(self, x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Attention of every text (T, d); `runs` are (texts, tokens of each)."""

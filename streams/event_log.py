@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from streams.conversions import Conversion
 from streams.events import Impression, Outcome
 from streams.outcomes import back_reason, default_id
@@ -43,29 +41,30 @@ class EventLog:
         Raises:
             QueueFull: it was not taken; the caller decides whether to try again.
         """
-        event = _impression(decision, _logged(decision.context, self._codec), ts=ts, cost=cost)
+        event = _impression(decision, packed(decision.context, self._codec), ts=ts, cost=cost)
         self._producer.impression(event, tag=tag)
         shown_ms = decision.ts if ts is None else ts
         self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=shown_ms)
 
-    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool:
-        """Queue the impressions of decisions, each with its tag: as `log_impression`, but a context that they share is written once.
+    def log_page(self, page: Sequence[Impression]) -> bool:
+        """Queue impressions of one policy and dimension as they are, each as its own tag, without a count of caps: for servers that count.
 
-        False, and none was taken, if there is no room for all, or they share no records: other codecs than columns, several policies.
+        False, and none was taken, if there is no room for all, or they share no records: other codecs than columns.
         """
-        if self._codec != "columns" or len({(one.policy, one.context.size) for one in page}) != 1:
-            return False
-        known: tuple[FloatArray, list[float] | bytes] | None = None
-        events = []
-        for decision in page:
-            if known is None or known[0] is not decision.context:
-                known = decision.context, _logged(decision.context, self._codec)
-            events.append(_impression(decision, known[1]))
-        if not self._producer.impressions(events, tags=tags):
-            return False
-        for decision in page:
-            self._filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=decision.ts)
-        return True
+        return self._codec == "columns" and self._producer.impressions(page, tags=page)
+
+    def log_event(self, event: Impression | Outcome | Conversion, *, tag: object = None) -> None:
+        """Queue an event as it is, without a count of caps.
+
+        Raises:
+            QueueFull: it was not taken; the caller decides whether to try again.
+        """
+        if isinstance(event, Impression):
+            self._producer.impression(event, tag=tag)
+        elif isinstance(event, Outcome):
+            self._producer.outcome(event, tag=tag)
+        else:
+            self._producer.conversion(event, tag=tag)
 
     def log_impressions(self, decided: SlotsDecision, *, ts: int | None = None, tag: object = None) -> None:
         """Queue an impression for each slot that is filled; arguments as `log_impression`.
@@ -185,11 +184,11 @@ def _impression(
     )
 
 
-def _logged(context: FloatArray, codec: Codec) -> list[float] | bytes:
-    """The context as it goes into an impression: float32 bytes where the codec has them and nothing is lost."""
+def packed(context: FloatArray, codec: Codec) -> list[float] | bytes:
+    """The context (d,) as it goes into an impression: float32 bytes where the codec has them and nothing is lost."""
     if codec != "json":
         narrow = context.astype("<f4")
-        if np.array_equal(narrow, context):
+        if (narrow == context).all():
             return narrow.tobytes()
     values: list[float] = context.tolist()
     return values

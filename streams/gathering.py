@@ -31,13 +31,13 @@ class Gathering:
 
     def add(self, topic: str, event: Event, tag: object) -> None:
         """Add one row; `tag` travels with it."""
-        kind = (event.policy, _dimension(event)) if isinstance(event, Impression) else None
+        kind = (event.policy, dimension_of(event)) if isinstance(event, Impression) else None
         with self._lock:
             self._rows.setdefault((topic, kind), []).append((event, tag))
 
     def add_page(self, topic: str, page: Sequence[Impression], tags: Sequence[object]) -> None:
         """Add impressions of one policy and one dimension."""
-        kind = (page[0].policy, _dimension(page[0]))
+        kind = (page[0].policy, dimension_of(page[0]))
         with self._lock:
             self._rows.setdefault((topic, kind), []).extend(zip(page, tags, strict=True))
 
@@ -74,9 +74,10 @@ def _encode(events: Sequence[Any]) -> bytes:
 def _bytes(event: Event) -> int:
     """What a row takes, about, for what can be large in it."""
     if isinstance(event, Impression):
-        return 200 + 8 * _dimension(event)
+        return 200 + 8 * dimension_of(event)
     return 200 if event.token is None else 200 + len(event.token)
 
 
-def _dimension(event: Impression) -> int:
+def dimension_of(event: Impression) -> int:
+    """Numbers in the context."""
     return len(event.context) // 4 if isinstance(event.context, bytes) else len(event.context)

@@ -208,16 +208,16 @@ class Service:
         except BaseException:
             self._journal.release(room)
             raise
-        decisions = [decision for one in made for decision in one.decisions()]
-        for decision in decisions:
-            self._desk.filler.caps.shown(decision.policy, decision.unit, decision.arm, ts=decision.ts)
+        impressions = [event for one in made for event in one.impressions(self._settings.serve_codec)]
+        for event in impressions:
+            self._desk.filler.caps.shown(event.policy, event.unit, event.arm, ts=event.ts)
         if logged == "none":
-            decisions = []
-        self._journal.release(room - len(decisions))
+            impressions = []
+        self._journal.release(room - len(impressions))
         if logged == "before":
-            self._journal.write(decisions)
+            self._journal.write(impressions)
         elif logged == "after":  # the loop's next turn: by then the answer is with the socket
-            asyncio.get_running_loop().call_soon(self._journal.write, decisions)
+            asyncio.get_running_loop().call_soon(self._journal.write, impressions)
         for one in made:
             self._made[one.reason].inc()
         answers = [one.answer(context=logged == "none") for one in made]

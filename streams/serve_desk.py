@@ -20,7 +20,8 @@ from msgspec.structs import replace
 
 from policies.arm_contexts import ArmContexts, context_of
 from policies.features import FeatureError
-from streams.client import Decision
+from streams.event_log import packed
+from streams.events import Impression
 from streams.filling import NOTHING, Filled, Filler, Place
 from streams.modes import deciding, logs_only
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
     from policies.canary import Group
     from policies.snapshot import Snapshot
+    from streams.events import Codec
     from streams.settings import Settings
 
 Reason = Literal["no snapshot", "stale", "deadline", "logging"]
@@ -103,25 +105,24 @@ class Made:
         """Who decided, by slot, for the tests of the policy that decided; empty if nothing is shared out."""
         return self.filled.groups if self.job.learns is None else ()
 
-    def decisions(self) -> list[Decision]:
-        """One for each slot that was filled, as they are logged: without the candidates, which would wait in the queue."""
+    def impressions(self, codec: Codec) -> list[Impression]:
+        """One for each slot that was filled."""
         job, filled = self.job, self.filled
-        groups = self.groups
+        groups, logged = self.groups, job.logged
+        shared = packed(logged, codec) if isinstance(logged, np.ndarray) and logged.ndim == 1 else None
         return [
-            Decision(
+            Impression(
                 decision_id=job.decision_id,
-                policy=job.policy,
                 slot=slot,
+                policy=job.policy,
+                snapshot=self.snapshot,
                 arm=arm,
                 propensity=propensity,
-                snapshot=self.snapshot,
-                context=job.context(arm, place),
-                candidates=(),
-                probabilities=None,
+                propensity_kind=None if filled.kind == "exact" else filled.kind,
+                group=groups[place] if groups else None,
+                context=packed(job.context(arm, place), codec) if shared is None else shared,
                 ts=self.ts,
                 unit=job.ask.unit,
-                propensity_kind=filled.kind,
-                group=groups[place] if groups else None,
             )
             for place, (slot, arm, propensity) in enumerate(
                 zip(job.places, filled.arms, filled.propensity, strict=True)

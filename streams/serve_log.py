@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from streams import logs
-from streams.client import Decision
 from streams.conversions import Conversion
 from streams.delivery import Delivery, NotDelivered, QueueFull, Stats
 from streams.events import Impression, Outcome
+from streams.gathering import dimension_of
 
 if TYPE_CHECKING:
     from streams.serve_spill import Spill
@@ -27,6 +25,8 @@ RESEND_S = 1.0
 
 RESEND_TIMEOUT_S = 60.0
 """Seconds after which a file whose events were not delivered is left for later."""
+
+Event = Impression | Outcome | Conversion
 
 _log = logs.get(__name__)
 
@@ -42,33 +42,8 @@ class Sender(Protocol):
 
     @property
     def stats(self) -> Stats: ...  # noqa: D102
-    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool: ...  # noqa: D102
-    def log_impression(self, decision: Decision, *, ts: int | None = None, tag: object = None) -> None: ...  # noqa: D102
-    def log_click(  # noqa: D102
-        self,
-        decision_id: str,
-        slot: str,
-        outcome_id: str | None = None,
-        value: float = 1.0,
-        kind: str = "click",
-        ts: int | None = None,
-        *,
-        cost: float | None = None,
-        of: str | None = None,
-        token: str | None = None,
-        tag: object = None,
-    ) -> None: ...
-    def log_conversion(  # noqa: D102
-        self,
-        unit: str,
-        conversion_id: str,
-        kind: str,
-        value: float = 1.0,
-        ts: int | None = None,
-        *,
-        policy: str | None = None,
-        tag: object = None,
-    ) -> None: ...
+    def log_page(self, page: Sequence[Impression]) -> bool: ...  # noqa: D102
+    def log_event(self, event: Event, *, tag: object = None) -> None: ...  # noqa: D102
     def flush(self, timeout_s: float = 30.0) -> None: ...  # noqa: D102
 
 
@@ -89,9 +64,7 @@ class Journal:
         self._count = count
         self._sender: Sender | None = None
         self._reserved = 0
-        self._open: dict[
-            int, Decision | Outcome | Conversion
-        ] = {}  # with a folder: what was sent and is not settled, by its id()
+        self._open: dict[int, Event] = {}  # with a folder: what was sent and is not settled, by its id()
         self._stop = threading.Event()
         self._resending: _Resending | None = None
         self._thread: threading.Thread | None = None
@@ -117,7 +90,7 @@ class Journal:
         """Give back room that will not be needed."""
         self._reserved -= events
 
-    def write(self, events: Sequence[Decision | Outcome | Conversion]) -> None:
+    def write(self, events: Sequence[Event]) -> None:
         """Send events that room was reserved for."""
         self._reserved -= len(events)
         if len(events) > 1 and self._page(events):
@@ -126,19 +99,19 @@ class Journal:
             if self._spill is not None:
                 self._open[id(event)] = event
             try:
-                self._send(event, tag=event)
+                self._to().log_event(event, tag=event)
             except (QueueFull, NotDelivered) as error:
                 self._open.pop(id(event), None)
                 self._keep([event], str(error))
 
-    def _page(self, events: Sequence[Decision | Outcome | Conversion]) -> bool:
-        """Send decisions together; False, and nothing sent, if they cannot be: one by one then."""
-        page = [event for event in events if isinstance(event, Decision)]
-        if len(page) < len(events):
+    def _page(self, events: Sequence[Event]) -> bool:
+        """Send impressions together; False, and nothing sent, if they cannot be: one by one then."""
+        page = [event for event in events if isinstance(event, Impression)]
+        if len(page) < len(events) or len({(event.policy, dimension_of(event)) for event in page}) != 1:
             return False
         if self._spill is not None:
             self._open.update((id(event), event) for event in page)
-        return self._to().log_page(page, tags=page)
+        return self._to().log_page(page)
 
     def settled(self, delivery: Delivery) -> None:
         """Take note of what became of a record; called in the sender's thread."""
@@ -150,9 +123,7 @@ class Journal:
             for tag in delivery.tags:
                 self._open.pop(id(tag), None)
         if delivery.error is not None:
-            self._keep(
-                [tag for tag in delivery.tags if isinstance(tag, Decision | Outcome | Conversion)], delivery.error
-            )
+            self._keep([tag for tag in delivery.tags if isinstance(tag, Event)], delivery.error)
 
     def close(self, timeout_s: float) -> None:
         """Deliver what is queued and stop. What is not delivered goes to disk; without a folder, NotDelivered."""
@@ -172,31 +143,9 @@ class Journal:
             raise RuntimeError("the journal has no sender before start; this is a bug")
         return self._sender
 
-    def _send(self, event: Decision | Outcome | Conversion, *, tag: object) -> None:
-        if isinstance(event, Decision):
-            self._to().log_impression(event, tag=tag)
-        elif isinstance(event, Conversion):
-            self._to().log_conversion(
-                event.unit, event.conversion_id, event.kind, event.value, event.ts, policy=event.policy, tag=tag
-            )
-        else:
-            self._to().log_click(
-                event.decision_id,
-                event.slot,
-                event.outcome_id,
-                event.value,
-                event.kind,
-                event.ts,
-                cost=event.cost,
-                of=event.of,
-                token=event.token,
-                tag=tag,
-            )
-
-    def _keep(self, events: Sequence[Decision | Outcome | Conversion], why: str) -> None:
+    def _keep(self, events: Sequence[Event], why: str) -> None:
         for event in events:
-            line = impression(event) if isinstance(event, Decision) else event
-            if self._spill is not None and self._spill.add(line):
+            if self._spill is not None and self._spill.add(event):
                 self._count("spilled", 1)
             else:
                 self._count("lost", 1)
@@ -221,7 +170,7 @@ class Journal:
         for event in events:
             while not self._stop.is_set():
                 try:
-                    self._send(decision(event) if isinstance(event, Impression) else event, tag=resending)
+                    self._to().log_event(event, tag=resending)
                 except QueueFull:
                     if time.monotonic() > until:
                         return
@@ -250,43 +199,7 @@ class _Resending:
         return rows - self._settled
 
 
-def _names(event: Decision | Outcome | Conversion) -> dict[str, str]:
+def _names(event: Event) -> dict[str, str]:
     if isinstance(event, Conversion):
         return {"unit": event.unit, "conversion_id": event.conversion_id}
     return {"decision_id": event.decision_id, "slot": event.slot}
-
-
-def impression(of: Decision) -> Impression:
-    """The event that says that a decision was shown."""
-    return Impression(
-        decision_id=of.decision_id,
-        slot=of.slot,
-        policy=of.policy,
-        snapshot=of.snapshot,
-        arm=of.arm,
-        propensity=of.propensity,
-        propensity_kind=None if of.propensity_kind == "exact" else of.propensity_kind,
-        group=of.group,
-        context=of.context.tolist(),
-        ts=of.ts,
-        unit=of.unit,
-    )
-
-
-def decision(of: Impression) -> Decision:
-    """The decision that an impression tells of, as far as it does."""
-    return Decision(
-        decision_id=of.decision_id,
-        policy=of.policy,
-        slot=of.slot,
-        arm=of.arm,
-        propensity=of.propensity,
-        snapshot=of.snapshot,
-        context=np.array(of.context, np.float64),
-        candidates=(),
-        probabilities=None,
-        ts=of.ts,
-        unit=of.unit,
-        propensity_kind="exact" if of.propensity_kind is None else of.propensity_kind,
-        group=of.group,
-    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from streams.conversions import Conversion
-from streams.events import LARGEST_RECORD, Impression, Outcome
+from streams.events import LARGEST_RECORD, Impression, Outcome, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,5 +110,8 @@ class Spill:
 
 def _line(event: Impression | Outcome | Conversion) -> _Line:
     if isinstance(event, Impression):
-        return _Line(i=event)
+        context = event.context
+        return _Line(
+            i=msgspec.structs.replace(event, context=unpacked(context)) if isinstance(context, bytes) else event
+        )
     return _Line(c=event) if isinstance(event, Conversion) else _Line(o=event)

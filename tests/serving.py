@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from streams.conversions import Conversion
 from streams.delivery import QueueFull, Stats
-from streams.events import Outcome
+from streams.events import Impression, Outcome, unpacked
 from streams.serve_app import Service
 from streams.serve_auth import Gate
 from streams.serve_log import Journal
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policies.snapshot import Snapshot
-    from streams.client import Decision
     from streams.serve_spill import Spill
 
 FRONT = {"dimension": 2, "arms": ("a", "b", "c")}
 ASK = {"policy": "front", "slot": "top", "context": [1.0, 0.5]}
 NOW_S = 1001.0
+
+
+def context_of(event: Impression) -> list[float]:
+    """The context of an impression as numbers."""
+    return unpacked(event.context) if isinstance(event.context, bytes) else event.context
 
 
 class Kafka:
@@ -41,7 +45,7 @@ class Kafka:
     def __init__(self, snapshot: Snapshot | None, *, room: int = 10**9) -> None:
         self.snapshots = {} if snapshot is None else {snapshot.policy: snapshot}
         self.room = room
-        self.impressions: list[Decision] = []
+        self.impressions: list[Impression] = []
         self.outcomes: list[Outcome] = []
         self.conversions: list[Conversion] = []
         self.tags: list[object] = []
@@ -63,64 +67,21 @@ class Kafka:
             raise QueueFull("the buffer is full")
         self.tags.append(tag)
 
-    def log_impression(self, decision: Decision, *, ts: int | None = None, tag: object = None) -> None:
+    def log_event(self, event: Impression | Outcome | Conversion, *, tag: object = None) -> None:
         self._take(tag)
-        self.impressions.append(decision)
+        if isinstance(event, Impression):
+            self.impressions.append(event)
+        elif isinstance(event, Outcome):
+            self.outcomes.append(event)
+        else:
+            self.conversions.append(event)
 
-    def log_page(self, page: Sequence[Decision], *, tags: Sequence[object]) -> bool:
+    def log_page(self, page: Sequence[Impression]) -> bool:
         if len(self.tags) + len(page) > self.room:
             return False
-        for decision, tag in zip(page, tags, strict=True):
-            self.log_impression(decision, tag=tag)
+        for event in page:
+            self.log_event(event, tag=event)
         return True
-
-    def log_click(
-        self,
-        decision_id: str,
-        slot: str,
-        outcome_id: str | None = None,
-        value: float = 1.0,
-        kind: str = "click",
-        ts: int | None = None,
-        *,
-        cost: float | None = None,
-        of: str | None = None,
-        token: str | None = None,
-        tag: object = None,
-    ) -> None:
-        self._take(tag)
-        assert outcome_id is not None
-        assert ts is not None
-        self.outcomes.append(
-            Outcome(
-                decision_id=decision_id,
-                slot=slot,
-                outcome_id=outcome_id,
-                kind=kind,
-                value=value,
-                ts=ts,
-                cost=cost,
-                of=of,
-                token=token,
-            )
-        )
-
-    def log_conversion(
-        self,
-        unit: str,
-        conversion_id: str,
-        kind: str,
-        value: float = 1.0,
-        ts: int | None = None,
-        *,
-        policy: str | None = None,
-        tag: object = None,
-    ) -> None:
-        self._take(tag)
-        assert ts is not None
-        self.conversions.append(
-            Conversion(unit=unit, conversion_id=conversion_id, kind=kind, value=value, ts=ts, policy=policy)
-        )
 
     def flush(self, timeout_s: float = 30.0) -> None: ...
 

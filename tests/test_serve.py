@@ -23,7 +23,7 @@ from streams.serve import run_serve
 from streams.serve_openapi import description
 from streams.serve_spill import Spill
 from streams.settings import Settings, SettingsError
-from tests.serving import ASK, NOW_S, Kafka, Serving
+from tests.serving import ASK, NOW_S, Kafka, Serving, context_of
 from tests.test_client import X, snapshot
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_a_decision_is_answered_and_logged_alike() -> None:
         "u1",
         answer["ts"],
     )
-    assert logged.context.tolist() == [1.0, 0.5]
+    assert context_of(logged) == [1.0, 0.5]
     p = law(snapshot(3), X)
     assert shown["propensity"] == pytest.approx(p["abc".index(shown["arm"])], abs=1e-12)
 
@@ -109,7 +109,7 @@ def test_named_features_make_the_context() -> None:
     policies = {"front": {"arms": ("a",), "features": {"numeric": {"hour": {"mean": 12, "sd": 6}}}}}
     with Serving(Kafka(None), policies=policies) as serving:
         serving.decide({"policy": "front", "slot": "top", "features": {"hour": 18}})
-        assert serving.kafka.impressions[0].context.tolist() == [1.0, 1.0]
+        assert context_of(serving.kafka.impressions[0]) == [1.0, 1.0]
         status, _, answer = serving.call(
             "POST", "/v1/decisions", {"policy": "front", "slot": "s", "features": {"hours": 1}}
         )
@@ -394,7 +394,7 @@ def test_what_finds_no_room_goes_to_disk_and_comes_back(tmp_path: Path) -> None:
             time.sleep(0.02)
         assert spill.bytes == 0
         assert serving.counted("resent") == 2
-    assert kafka.impressions[0].context.tolist() == [0.1, 1 / 3]
+    assert context_of(kafka.impressions[0]) == [0.1, 1 / 3]
     assert kafka.impressions[0].decision_id == answer["decision_id"]
     assert kafka.outcomes[0].value == 0.1
 

@@ -211,7 +211,7 @@ epsilon = 0.1
 [policies.front.slots.side]
 position = 0.5
 [policies.front.budgets.spring]
-amount = 40.0
+amount = 4.0
 period_s = 86400
 [policies.front.ads.dear]
 budget = "spring"
@@ -231,18 +231,19 @@ def test_a_budget_is_spent_by_pages_over_http_and_then_closes(bootstrap: str, pr
         with Served(loop) as served:
             served.wait("/readyz")
             impressions = clicks = 0
-            gone, until = 0, time.monotonic() + 40
-            while gone < 5 and time.monotonic() < until:
+            gone, until = 0, time.monotonic() + 60
+            while gone < 10 and time.monotonic() < until:
                 status, answers = served.call("POST", "/v1/decisions", asks)
                 assert status == 200
                 dear = [(one["decision_id"], s["slot"]) for one in answers for s in one["slots"] if s["arm"] == "dear"]
-                gone = 0 if dear else gone + 1
+                # a price may hide it before the budget is spent; the first page spends this one
+                gone = 0 if dear or "spring" not in read_snapshots(loop.settings)["front"].allotment.closed else gone + 1
                 outcomes = [{"decision_id": decision, "slot": slot} for decision, slot in dear[::4]]
                 if outcomes:
                     assert served.call("POST", "/v1/outcomes", outcomes)[0] == 202
                 impressions, clicks = impressions + len(dear), clicks + len(outcomes)
                 time.sleep(0.1)
-            assert gone == 5, "the budget never closed"
+            assert gone == 10, "the budget never closed"
             assert served.stop() == 0, served.log.read_text()[-3000:]
         loop.wait_covered()
         states = read_states(loop.settings)
@@ -250,6 +251,6 @@ def test_a_budget_is_spent_by_pages_over_http_and_then_closes(bootstrap: str, pr
             state.ledgers.by_policy["front"].accounts["spring"].total for state in states if state.ledgers.by_policy
         )
         assert spent == 0.125 * impressions + 1.0 * clicks
-        assert spent >= 40.0
+        assert spent >= 4.0
         snapshot = read_snapshots(loop.settings)["front"]
         assert snapshot.allotment.closed == {"spring"}

@@ -28,7 +28,7 @@ from streams.drawing import Blocks, OfThreads
 from streams.filling import Filler, Place
 from streams.settings import PolicySettings, Settings
 from streams.settings_slots import SlotSettings
-from tests.serving import Kafka, Serving
+from tests.serving import Kafka, Serving, context_of
 from tests.test_client import NOBODY, X, client_of, snapshot
 
 ADS: dict[str, Any] = {
@@ -362,7 +362,7 @@ def test_the_service_takes_a_context_for_each_slot() -> None:
     body = {"policy": "front", "slots": ["one", "two"], "contexts": [[1.0, 0.5], [1.0, -2.0]]}
     with Serving(Kafka(front())) as serving:
         serving.decide(body)
-        assert [one.context.tolist() for one in serving.kafka.impressions] == body["contexts"]
+        assert [context_of(one) for one in serving.kafka.impressions] == body["contexts"]
         for wrong in ([[1.0, 0.5]], [[1.0], [2.0]]):
             status, _, answer = serving.call("POST", "/v1/decisions", body | {"contexts": wrong})
             assert (status, "for each of 2 slots" in answer["error"]) == (422, True)

@@ -20,7 +20,7 @@ from streams.settings import Settings
 from streams.state import Fetched, PartitionState, Side
 from streams.token_issue import TokenDesk
 from streams.tokens import authentic, half
-from tests.serving import ASK, NOW_S, Kafka, Serving
+from tests.serving import ASK, NOW_S, Kafka, Serving, context_of
 from tests.test_client import NOBODY, snapshot
 
 SECRET = "0123456789abcdef"
@@ -166,7 +166,7 @@ def test_each_slot_has_its_token_and_an_outcome_needs_no_more() -> None:
             decision.ts,
             decision.slot,
         )
-        assert signed.context.tobytes() == decision.context.tobytes()
+        assert signed.context.tolist() == context_of(decision)
 
 
 GOOD = TokenDesk(settings()).token(
