@@ -125,15 +125,18 @@ def ranks_of(mean: FloatArray, sd: FloatArray, arms: Arms) -> FloatArray:
         of_slots: FloatArray = ranks(mean, sd, slots=slots)[np.arange(slots), arms]
         return of_slots
     u, weights = _rule(mean, sd, slots - 1)
-    z = (u - mean[:, None]) / sd[:, None]
-    F = np.maximum(ndtr(z), LEAST_F)
+    narrow = 1.0 / sd
+    z = narrow[:, None] * u
+    z -= (narrow * mean)[:, None]
+    F = ndtr(z)
+    np.maximum(F, LEAST_F, out=F)
     Qw = F.prod(axis=0) * weights
     z *= z
     z *= -0.5
     np.exp(z, out=z)
-    z /= F
-    z /= sd[:, None]
     G, odds = z, np.divide(1.0, F, out=F)
+    G *= odds
+    G *= narrow[:, None]
     odds -= 1.0
     return _shares(G, odds, Qw, arms)
 
@@ -143,23 +146,26 @@ def _shares(G: FloatArray, odds: FloatArray, Qw: FloatArray, arms: Arms) -> Floa
 
     The largest odds of a node stand apart: differences of the others' are never small beside what Q leaves of them.
     """
-    top, node = odds.argmax(axis=0), np.arange(len(Qw))
+    top, node, each = odds.argmax(axis=0), np.arange(len(Qw)), np.ones(len(G))
     G_top, odds_top = G[top, node], odds[top, node]
     G[top, node] = odds[top, node] = 0.0
     g, o = G[arms], odds[arms]
     g_top = np.where(top == arms[:, None], G_top, 0.0)
-    G_sum, one = G.sum(axis=0), odds.sum(axis=0)
+    G_sum, one = each @ G, each @ odds
     parts, sums = [g[0] + g_top[0]], [G_sum + G_top]
     if len(arms) > 1:
-        first = np.einsum("aq,aq->q", G, odds)
+        G *= odds
+        first = each @ G
         others = G_sum * one - first
         parts.append(g[1] * (one - o[1] + odds_top) + g_top[1] * one)
         sums.append(others + odds_top * G_sum + G_top * one)
     if len(arms) > 2:
-        two = 0.5 * (one * one - np.einsum("aq,aq->q", odds, odds))
-        parts.append(g[2] * (two + (odds_top - o[2]) * (one - o[2])) + g_top[2] * two)
         G *= odds
-        sums.append(G_sum * two - one * first + np.einsum("aq,aq->q", G, odds) + odds_top * others + G_top * two)
+        second = each @ G
+        odds *= odds
+        two = 0.5 * (one * one - each @ odds)
+        parts.append(g[2] * (two + (odds_top - o[2]) * (one - o[2])) + g_top[2] * two)
+        sums.append(G_sum * two - one * first + second + odds_top * others + G_top * two)
     p: FloatArray = (np.array(parts) @ Qw) / (np.array(sums) @ Qw)
     return np.maximum(p, 0.0)
 

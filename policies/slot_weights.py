@@ -79,8 +79,8 @@ def laws_by_weights(weights: Sequence[FloatArray]) -> list[FloatArray]:
     """
     laws = [weights[0] / weights[0].sum(axis=1, keepdims=True)]
     if len(weights) > 1:
-        over = laws[0] / _rest(weights[1])
-        second = weights[1] * _rest(over)
+        over = laws[0] / all_but_one(weights[1])
+        second = weights[1] * all_but_one(over)
         laws.append(second / second.sum(axis=1, keepdims=True))
     if len(weights) > 2:
         third = weights[2] * _after_two(over, weights[1], weights[2])
@@ -88,7 +88,7 @@ def laws_by_weights(weights: Sequence[FloatArray]) -> list[FloatArray]:
     return laws
 
 
-def _rest(w: FloatArray) -> FloatArray:
+def all_but_one(w: FloatArray) -> FloatArray:
     """(m, n) sum of all weights of a row but one, without cancellation for the largest."""
     rest: FloatArray = w.sum(axis=1, keepdims=True) - w
     top = w.argmax(axis=1)
@@ -102,10 +102,10 @@ def _rest(w: FloatArray) -> FloatArray:
 def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray:
     """(m, n) sum over b, c != a of first_b w_c/(what is left of `then` without b and c)."""
     m, n = then.shape
-    without, top = _rest(then), then.argmax(axis=1)
+    without, top = all_but_one(then), then.argmax(axis=1)
     least = then.copy()
     least[np.arange(m), top] = 0.0
-    least = _rest(least)
+    least = all_but_one(least)
     R, sides, both = np.empty((n, n)), np.stack((w, first), axis=2), np.empty((m, n, 2))
     diagonal = R.reshape(-1)[:: n + 1]
     out = np.empty((m, n))

@@ -17,6 +17,7 @@ from policies.offers import NO_TERMS, Terms, added_of, offer, per_unit
 from policies.slot_laws import may_win, ranks_of
 from policies.slot_marginals import HISTORIES, MANY
 from policies.slot_weights import laws_by_weights, scaled_rows
+from policies.third_slot import GAINS, HEAD, law_of_third
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,20 +131,25 @@ def _by_weights(
     n, arms = logs[0].shape
     slots, every = len(logs), np.arange(n)
     weights = scaled_rows(logs)
-    laws = laws_by_weights(weights)
     u = np.array([rng.random(slots + 1) for rng in rngs])
     chosen, p = np.empty((n, slots), np.intp), np.empty((n, slots))
-    for i, left in enumerate(weights):
+    for i, w in enumerate(weights):
+        left = w.copy() if i else w
         for before in range(i):
             left[every, chosen[:, before]] = 0.0
         cumulative = left.cumsum(axis=1)
         at = u[:, i] * cumulative[:, -1]
         chosen[:, i] = np.minimum((cumulative <= at[:, None]).sum(axis=1), arms - 1)
-        p[:, i] = laws[i][every, chosen[:, i]]
     if epsilon > 0.0:
         for row in (u[:, slots] < epsilon).nonzero()[0].tolist():
             chosen[row] = _at_random(arms, slots, rngs[row])
-            p[row] = [law[row, arm] for law, arm in zip(laws, chosen[row].tolist(), strict=True)]
+    whole = 2 if n >= GAINS and arms > 2 * HEAD else slots
+    laws = laws_by_weights(weights[:whole])
+    for i, law in enumerate(laws):
+        p[:, i] = law[every, chosen[:, i]]
+    if len(laws) < slots:
+        p[:, 2] = law_of_third(weights, laws[0], chosen[:, 2])
+    if epsilon > 0.0:
         p = (1.0 - epsilon) * p + epsilon / arms
     back = np.argsort(order)
     return [Shown(*one) for one in zip(chosen[:, back].tolist(), p[:, back].tolist(), strict=True)]

@@ -92,6 +92,7 @@ class PolicyClient(EventLog):
         max_age_s: float | None = None,
         codec: Codec = "json",
         queue_rows: int = 100_000,
+        linger_ms: float = 5.0,
         clock: Callable[[], float] = time.time,
         rng: np.random.Generator | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -115,7 +116,9 @@ class PolicyClient(EventLog):
         self.texts = Texts(settings) if texts is None else texts
         self._snapshots: dict[str, Snapshot] = {}
         self._arrived = threading.Condition()
-        self._producer = EventProducer(settings, codec=codec, queue_rows=queue_rows, on_delivery=on_delivery)
+        self._producer = EventProducer(
+            settings, codec=codec, linger_ms=linger_ms, queue_rows=queue_rows, on_delivery=on_delivery
+        )
         self._follower = Follower(settings, on_snapshot=self._swap)
 
     def _swap(self, policy: str, snapshot: Snapshot | None) -> None:

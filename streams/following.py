@@ -30,7 +30,7 @@ KEPT_VERSIONS = 64
 CONTACT_S = 2.0
 """Seconds between two questions to the brokers, by which silence is told from absence."""
 
-PACE_S = 0.02
+PACE_S = 0.1
 """Seconds between two looks for records when there are none. A poll with a timeout asks again as soon as it is answered: where a
 broker does not hold an empty fetch (the one of the demo), that takes half a core from whoever shares the process."""
 

@@ -43,6 +43,10 @@ GARBAGE_S = 30.0
 """Seconds between two looks for garbage in cycles. Requests and snapshots make none, and a look takes 20 ms from whoever waits: with Python's
 own rule, by numbers of objects, the 99th percentile at half load was 21 ms instead of 5."""
 
+LINGER_MS = 25.0
+"""How long events are gathered. Each batch is one record of each partition, whose fixed cost is taken from who decides: at 5 ms and 4,000
+requests/s that was a tenth of the core."""
+
 SILENT_S = 10.0
 """Seconds in which nothing of what waits is delivered, after which the brokers count as gone."""
 
@@ -117,7 +121,11 @@ async def _serve(settings: Settings, bound: socket.socket, number: int) -> int:
     tokens = settings.serve_tokens
     gate = Gate(None if tokens is None else tokens.get_secret_value())
     client = PolicyClient(
-        settings, codec=settings.serve_codec, queue_rows=settings.serve_queue_rows, on_delivery=journal.settled
+        settings,
+        codec=settings.serve_codec,
+        queue_rows=settings.serve_queue_rows,
+        linger_ms=LINGER_MS,
+        on_delivery=journal.settled,
     )
     brokers = Brokers(settings, client)
     journal.start(client)

@@ -237,7 +237,9 @@ def test_a_budget_is_spent_by_pages_over_http_and_then_closes(bootstrap: str, pr
                 assert status == 200
                 dear = [(one["decision_id"], s["slot"]) for one in answers for s in one["slots"] if s["arm"] == "dear"]
                 # a price may hide it before the budget is spent; the first page spends this one
-                gone = 0 if dear or "spring" not in read_snapshots(loop.settings)["front"].allotment.closed else gone + 1
+                gone = (
+                    0 if dear or "spring" not in read_snapshots(loop.settings)["front"].allotment.closed else gone + 1
+                )
                 outcomes = [{"decision_id": decision, "slot": slot} for decision, slot in dear[::4]]
                 if outcomes:
                     assert served.call("POST", "/v1/outcomes", outcomes)[0] == 202
