@@ -43,6 +43,7 @@ def law_of_third(weights: list[FloatArray], first: FloatArray, shown: npt.NDArra
     w, t = weights[1], weights[2]
     m, n = t.shape
     every = np.arange(m)
+    at = every[:, None]
     f = first / all_but_one(w)
     left, top = all_but_one(t), t.argmax(axis=1)
     without_top = t.copy()
@@ -52,15 +53,15 @@ def law_of_third(weights: list[FloatArray], first: FloatArray, shown: npt.NDArra
     h = min(HEAD, n)
     head = np.argpartition(-t, h - 1, axis=1)[:, :h] if h < n else np.broadcast_to(np.arange(n), (m, n))
     rows = np.concatenate((head, shown[:, None]), axis=1)
-    R = np.take_along_axis(left, rows, 1)[:, :, None] - t[:, None, :]
-    R[every, :, top] = np.take_along_axis(without_top, rows, 1)
+    R = left[at, rows][:, :, None] - t[:, None, :]
+    R[every, :, top] = without_top[at, rows]
     np.copyto(R, without_top[:, None, :], where=(rows == top[:, None])[:, :, None])
-    R[every[:, None], np.arange(h + 1), rows] = np.inf
+    R[at, np.arange(h + 1), rows] = np.inf
     np.divide(1.0, R, out=R)
     both = R @ np.stack((w, f), axis=2)
-    f_head, w_head = np.take_along_axis(f, rows, 1), np.take_along_axis(w, rows, 1)
+    f_head, w_head = f[at, rows], w[at, rows]
     held = f_head * both[:, :, 0] + w_head * both[:, :, 1]
-    among = np.take_along_axis(R[:, :h], head[:, None, :], 2)
+    among = R[at[:, :, None], np.arange(h)[:, None], head[:, None, :]]
     twice = (f_head[:, None, :h] @ (among @ w_head[:, :h, None]))[:, 0, 0]
     largest = held[:, :h].sum(axis=1)
     rest = largest - twice - held[:, h]
@@ -76,11 +77,11 @@ def law_of_third(weights: list[FloatArray], first: FloatArray, shown: npt.NDArra
 
 def _tail(f: FloatArray, w: FloatArray, t: FloatArray, head: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
     """(m,) the sum over all b and c out of the head, and that over b = c, which is to be taken from it."""
-    total = t.sum(axis=1, keepdims=True)
+    at, total = np.arange(len(t))[:, None], t.sum(axis=1, keepdims=True)
     pair = np.stack((f, w), axis=2)
-    np.put_along_axis(pair, head[:, :, None], 0.0, 1)
+    pair[at, head] = 0.0
     x = t / total
-    np.put_along_axis(x, head, 0.0, 1)
+    x[at, head] = 0.0
     largest = 2.0 * float(x.max())
     degree = 0 if largest == 0.0 else math.ceil(math.log(LEFT_OUT) / math.log(largest))
     powers = np.empty((degree + 1, *x.shape))

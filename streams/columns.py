@@ -162,7 +162,9 @@ def _contexts(contexts: Sequence[list[float] | bytes]) -> tuple[int, str, bytes]
     narrow = [one for one in contexts if isinstance(one, bytes)]
     if len(narrow) == len(contexts):
         return dimensions.pop(), "<f4", b"".join(narrow)
-    x = np.array([_context(one) for one in contexts], np.float64)
+    known = {id(one): one for one in contexts}  # rows of a page share theirs
+    arrays = {key: _context(one) for key, one in known.items()}
+    x = np.array([arrays[id(one)] for one in contexts], np.float64)
     with np.errstate(over="ignore"):
         dtype = "<f4" if np.all(x.astype(np.float32) == x) else "<f8"
     return dimensions.pop(), dtype, x.astype(dtype).tobytes()
