@@ -11,9 +11,9 @@ from benchmarks import reptile as benchmark  # noqa: E402
 
 
 def test_an_excess_is_nothing_for_the_true_rates_alone() -> None:
-    """The true rates lose nothing; half of them, and the usual rate for all, lose something."""
+    """The true rates lose next to nothing; half of them, and the usual rate for all, lose something."""
     world = benchmark.World(0)
-    assert world.excess(world.true) == 0.0
+    assert abs(world.excess(world.true)) < 0.1  # rates are cut at 0.002
     assert world.excess(world.true / 2.0) > 10.0
     assert world.excess(np.full_like(world.true, benchmark.RATE)) > 10.0
 
@@ -32,7 +32,7 @@ def test_arms_take_their_steps_apart(hidden: int) -> None:
         for one, other in zip(together, alone, strict=True):
             assert torch.allclose(one[arm], other[0], atol=1e-12)
 
-    def loss(of: list[torch.Tensor]) -> float:
+    def loss(of: benchmark.Head) -> float:
         found = torch.nn.functional.binary_cross_entropy_with_logits(benchmark.score(of, x), y)
         return float(found)
 
