@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 
 from policies.meta_records import read_key
 from policies.snapshot import Snapshot, assemble, decode_arm, decode_head
@@ -196,19 +197,33 @@ class Follower:
 
 
 def _consumer(settings: Settings) -> Any:
-    return KafkaConsumer(
-        **settings.kafka_python(),
-        client_id="clickloop-follow",
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        allow_auto_create_topics=False,
-        reconnect_backoff_max_ms=1000,
-        bootstrap_timeout_ms=3000,
-        fetch_max_wait_ms=200,
-        metrics_enabled=False,
-    )
+    made: list[KafkaNetClient] = []
+
+    def client(**config: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**config))
+        return made[-1]
+
+    try:
+        return KafkaConsumer(
+            **settings.kafka_python(),
+            client_id="clickloop-follow",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            reconnect_backoff_max_ms=1000,
+            bootstrap_timeout_ms=3000,
+            fetch_max_wait_ms=200,
+            metrics_enabled=False,
+            kafka_client=client,
+        )
+    except Exception:
+        for (
+            one
+        ) in made:  # without a broker the consumer is not made, and its thread would run on, one more with each try
+            one.close()
+        raise
 
 
 def _partitions(consumer: Any, topic: str) -> list[Any]:

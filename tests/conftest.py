@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,17 @@ from tests.broker import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+ENDING_S = 20.0
+
+
+def pytest_unconfigure() -> None:
+    """Threads that a test has left end first: one that comes back from C++ while Python ends takes the whole process with it."""
+    until = time.monotonic() + ENDING_S
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaError
 
 from streams import following
 from streams.following import Follower
@@ -52,3 +54,13 @@ def test_a_broker_that_answers_at_once_is_not_asked_again_at_once(monkeypatch: p
     follower.close()
     assert set(consumer.may_wait) == {0}
     assert set(pauses) == {following.PACE_S}
+
+
+def test_a_broker_that_is_not_there_costs_no_thread_with_each_try() -> None:
+    """What a consumer has begun ends if it cannot be made."""
+    before = set(threading.enumerate())
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(KafkaError):
+            following._consumer(Settings(bootstrap=f"127.0.0.1:{taken.getsockname()[1]}"))
+    assert not set(threading.enumerate()) - before
