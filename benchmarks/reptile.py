@@ -88,8 +88,8 @@ def by_prior(world: World, name: str) -> Callable[[int], float]:
         fitted, means = prior, [usual if prior is None else prior.mean for _ in arms]
         for _ in range(RELINEARISED if name == "logistic" else 1):
             found = sums(arms, means)
-            fitted = fit(found, fitted, model=name, dimension=d, intercept=0) if prior is None else prior  # type: ignore[arg-type]
-            means = [posterior(fitted, one).mean for one in found.values()]
+            fitted = fit(found, fitted, model=name, dimension=d, intercept=0) if prior is None else prior
+            means = [posterior(fitted, one).mean for one in found.values()]  # type: ignore[union-attr]
         return fitted, means
 
     prior, _ = learned(world.old)
@@ -105,7 +105,7 @@ def by_prior(world: World, name: str) -> Callable[[int], float]:
 def _sums(name: str, rows: Rows, point: Array) -> Any:
     """The sums of one arm, of logistic ones those around the point (d,)."""
     (x, y), clicks = rows, rows[1].nonzero()[0]
-    model = make_model(name, dimension=len(point), point=tuple(point.tolist()) if name == "logistic" else ())  # type: ignore[arg-type]
+    model = make_model(name, dimension=len(point), point=tuple(point.tolist()) if name == "logistic" else ())
     batch = Batch(
         arms=("0",),
         arm=np.zeros(len(y), np.intp),
@@ -142,7 +142,7 @@ def score(heads: Head, x: torch.Tensor) -> torch.Tensor:
 def stepped(heads: Head, x: torch.Tensor, y: torch.Tensor, *, size: float, steps: int) -> Head:
     """The heads of a arms after full-batch gradient steps on x (a, n, d) and y (a, n), each arm by itself."""
     for _ in range(steps):
-        heads = [one.detach().requires_grad_(requires_grad=True) for one in heads]
+        heads = [one.detach().requires_grad_(True) for one in heads]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(score(heads, x), y, reduction="none")
         slopes = torch.autograd.grad(loss.mean(dim=1).sum(), heads)
         heads = [one.detach() - size * slope for one, slope in zip(heads, slopes, strict=True)]
