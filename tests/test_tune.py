@@ -236,7 +236,7 @@ def test_from_the_feedback_topic(
     events: list[Impression | Outcome] = []
     for i in range(4_000):
         arm = "bare" if i % 10 == 0 else f"ad-{rows.arm[i]}"
-        ts = start + 10 * i
+        ts = start + 50 * i  # all but the last 30 s have matured
         events.append(
             Impression(
                 decision_id=f"d{i}",
