@@ -12,7 +12,7 @@ the expected log loss of a new arm beyond that of the true rates, in 1e-4 nats a
     scratch      the same head and steps from the usual rate alone
 
 Reptile and scratch take the best in hindsight of a grid of step sizes, numbers of steps and (Reptile) inner step sizes, at each n, on the
-very arms that they are measured by: no way of choosing them could do better. A ratio is that of the sums over paired seeds to the prior's.
+very arms that they are measured by: no way of choosing them could do better.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 
+from benchmarks.decide import batch_of
+from benchmarks.decide_peers import Rows
 from benchmarks.environments import Changing
 from benchmarks.regret import interval
-from policies.batch import Batch
 from policies.empirical_bayes import fit
 from policies.model import make_model
 from policies.posterior import posterior
@@ -48,7 +49,7 @@ HEADS = {"logistic head": 0, "hidden layer": 16}
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Head = list[torch.Tensor]
-Rows = tuple[Array, Array]
+Log = tuple[Array, Array]
 
 
 class World:
@@ -58,7 +59,7 @@ class World:
         env = Changing("stationary", seed=seed, arms=OLD + NEW, rounds=20_000)
         rng = np.random.default_rng(seed)
 
-        def rows(arm: int) -> Rows:
+        def rows(arm: int) -> Log:
             x = env.contexts[rng.integers(len(env.contexts), size=ROWS)]
             return x, (rng.random(ROWS) < env.probabilities(0, x)[:, arm]).astype(np.float64)
 
@@ -80,10 +81,10 @@ def by_prior(world: World, name: str) -> Callable[[int], float]:
     d = world.test.shape[1]
     usual = np.r_[logit(RATE), np.zeros(d - 1)]
 
-    def sums(arms: Sequence[Rows], points: Sequence[Array]) -> dict[str, Any]:
-        return {str(i): _sums(name, rows, point) for i, (rows, point) in enumerate(zip(arms, points, strict=True))}
+    def sums(arms: Sequence[Log], points: Sequence[Array]) -> dict[str, Any]:
+        return {str(i): _sums(name, log, point) for i, (log, point) in enumerate(zip(arms, points, strict=True))}
 
-    def learned(arms: Sequence[Rows], prior: Any = None) -> tuple[Any, list[Array]]:
+    def learned(arms: Sequence[Log], prior: Any = None) -> tuple[Any, list[Array]]:
         """The prior, fitted unless given, and the arms' posterior means; logistic ones are linearised where they are found."""
         fitted, means = prior, [usual if prior is None else prior.mean for _ in arms]
         for _ in range(RELINEARISED if name == "logistic" else 1):
@@ -102,21 +103,11 @@ def by_prior(world: World, name: str) -> Callable[[int], float]:
     return excess
 
 
-def _sums(name: str, rows: Rows, point: Array) -> Any:
+def _sums(name: str, log: Log, point: Array) -> Any:
     """The sums of one arm, of logistic ones those around the point (d,)."""
-    (x, y), clicks = rows, rows[1].nonzero()[0]
+    x, y = log
     model = make_model(name, dimension=len(point), point=tuple(point.tolist()) if name == "logistic" else ())
-    batch = Batch(
-        arms=("0",),
-        arm=np.zeros(len(y), np.intp),
-        x=x,
-        ts=np.zeros(len(y), np.int64),
-        reward_arm=np.zeros(len(clicks), np.intp),
-        reward_x=x[clicks],
-        reward_ts=np.zeros(len(clicks), np.int64),
-        reward=y[clicks],
-        square=y[clicks],
-    )
+    batch = batch_of(Rows(x=x, arm=np.zeros(len(y), np.intp), reward=y), ("0",))
     return model.at(model.update({}, batch)["0"], now_ms=0)
 
 

@@ -20,6 +20,8 @@ from policies.slot_laws import drawn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from policies.batch import FloatArray
     from policies.matching import Arms, Mask
 
@@ -99,13 +101,18 @@ def all_but_one(w: FloatArray) -> FloatArray:
     return rest
 
 
+def all_but_two(w: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp], FloatArray]:
+    """(m, n) `all_but_one`, (m,) the largest arm of each row, and (m, n) the sum without it and one more, without cancellation."""
+    rows, top = np.arange(len(w)), w.argmax(axis=1)
+    without_top = w.copy()
+    without_top[rows, top] = 0.0
+    return all_but_one(w), top, all_but_one(without_top)
+
+
 def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray:
     """(m, n) sum over b, c != a of first_b w_c/(what is left of `then` without b and c)."""
     m, n = then.shape
-    without, top = all_but_one(then), then.argmax(axis=1)
-    least = then.copy()
-    least[np.arange(m), top] = 0.0
-    least = all_but_one(least)
+    without, top, least = all_but_two(then)
     R, sides, both = np.empty((n, n)), np.stack((w, first), axis=2), np.empty((m, n, 2))
     diagonal = R.reshape(-1)[:: n + 1]
     out = np.empty((m, n))

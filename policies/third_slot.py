@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.slot_weights import SAFE, all_but_one, laws_by_weights
+from policies.slot_weights import SAFE, all_but_one, all_but_two, laws_by_weights
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,41 +34,33 @@ GAINS = 6
 
 
 def law_of_third(weights: list[FloatArray], first: FloatArray, shown: npt.NDArray[np.intp]) -> FloatArray:
-    """(m,) probability that the third slot has the arm `shown` (m,), of weights (m, n) of three slots and the first one's law.
+    """(m,) probability that the third slot has the arm `shown` (m,), of weights (m, n) of three slots and the first one's law; n above HEAD.
 
-    >>> w = [np.array([[1.0, 2.0, 1.0]])] * 3
-    >>> law_of_third(w, w[0] / 4.0, np.array([0])).round(6), laws_by_weights(w)[2].round(6)
-    (array([0.416667]), array([[0.416667, 0.166667, 0.416667]]))
+    >>> w = [np.array([[1.0, 2.0] * 10])] * 3
+    >>> law_of_third(w, w[0] / 30.0, np.array([1])).round(6), laws_by_weights(w)[2].round(6)[0, :2]
+    (array([0.064961]), array([0.035039, 0.064961]))
     """
     w, t = weights[1], weights[2]
-    m, n = t.shape
-    every = np.arange(m)
+    every = np.arange(len(t))
     at = every[:, None]
     f = first / all_but_one(w)
-    left, top = all_but_one(t), t.argmax(axis=1)
-    without_top = t.copy()
-    without_top[every, top] = 0.0
-    without_top = all_but_one(without_top)
-
-    h = min(HEAD, n)
-    head = np.argpartition(-t, h - 1, axis=1)[:, :h] if h < n else np.broadcast_to(np.arange(n), (m, n))
+    left, top, without_top = all_but_two(t)
+    head = np.argpartition(-t, HEAD - 1, axis=1)[:, :HEAD]
     rows = np.concatenate((head, shown[:, None]), axis=1)
     R = left[at, rows][:, :, None] - t[:, None, :]
     R[every, :, top] = without_top[at, rows]
     np.copyto(R, without_top[:, None, :], where=(rows == top[:, None])[:, :, None])
-    R[at, np.arange(h + 1), rows] = np.inf
+    R[at, np.arange(HEAD + 1), rows] = np.inf
     np.divide(1.0, R, out=R)
     both = R @ np.stack((w, f), axis=2)
     f_head, w_head = f[at, rows], w[at, rows]
     held = f_head * both[:, :, 0] + w_head * both[:, :, 1]
-    among = R[at[:, :, None], np.arange(h)[:, None], head[:, None, :]]
-    twice = (f_head[:, None, :h] @ (among @ w_head[:, :h, None]))[:, 0, 0]
-    largest = held[:, :h].sum(axis=1)
-    rest = largest - twice - held[:, h]
-    if h < n:
-        double, same = _tail(f, w, t, head)
-        rest += double - same
-        largest += double
+    among = R[at[:, :, None], np.arange(HEAD)[:, None], head[:, None, :]]
+    twice = (f_head[:, None, :HEAD] @ (among @ w_head[:, :HEAD, None]))[:, 0, 0]
+    double, same = _tail(f, w, t, head)
+    by_rows = held[:, :HEAD].sum(axis=1)
+    rest = by_rows - twice - held[:, HEAD] + (double - same)
+    largest = by_rows + double
     p: FloatArray = t[every, shown] * rest
     for row in (~(rest > SAFE * largest)).nonzero()[0].tolist():  # what is left of a difference has too few digits
         p[row] = laws_by_weights([one[row : row + 1] for one in weights])[2][0, shown[row]]

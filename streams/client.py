@@ -76,6 +76,7 @@ class PolicyClient(EventLog):
             Publishers publish what changed, so an idle site's snapshot grows old by itself.
         codec: how events are written: "json", "msgpack", or "columns" for many events in one record.
         queue_rows: bound on the events that wait for Kafka; see `EventProducer`.
+        linger_ms: how long events are gathered before they are sent; longer takes less from who decides.
         clock: seconds since the epoch.
         rng: seeds the generators that draw the arms, one for each thread.
         new_id: gives decision ids; they must not repeat, in other processes either.

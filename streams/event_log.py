@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streams.conversions import Conversion
-from streams.events import Impression, Outcome
+from streams.events import Impression, Outcome, packed
 from streams.outcomes import back_reason, default_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policies.batch import FloatArray
     from streams.decisions import Decision, SlotsDecision
     from streams.events import Codec
     from streams.filling import Filler
@@ -182,13 +181,3 @@ def _impression(
         unit=decision.unit,
         cost=cost,
     )
-
-
-def packed(context: FloatArray, codec: Codec) -> list[float] | bytes:
-    """The context (d,) as it goes into an impression: float32 bytes where the codec has them and nothing is lost."""
-    if codec != "json":
-        narrow = context.astype("<f4")
-        if (narrow == context).all():
-            return narrow.tobytes()
-    values: list[float] = context.tolist()
-    return values

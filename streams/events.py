@@ -21,9 +21,12 @@ Evolution
 from __future__ import annotations
 
 import struct
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from policies.batch import FloatArray
 
 VERSION = 1
 LARGEST = 1e30
@@ -114,6 +117,16 @@ def encode(event: Impression | Outcome, codec: Codec = "json") -> bytes:
     raise ValueError(
         f"codec is {codec!r} for a single event; allowed: json, msgpack (columns: streams.columns.encode_*)"
     )
+
+
+def packed(context: FloatArray, codec: Codec) -> list[float] | bytes:
+    """The context (d,) as it goes into an impression: float32 bytes where the codec has them and nothing is lost."""
+    if codec != "json":
+        narrow = context.astype("<f4")
+        if (narrow == context).all():
+            return narrow.tobytes()
+    values: list[float] = context.tolist()
+    return values
 
 
 def unpacked(context: bytes) -> list[float]:

@@ -208,11 +208,10 @@ class Service:
         except BaseException:
             self._journal.release(room)
             raise
-        impressions = [event for one in made for event in one.impressions(self._settings.serve_codec)]
-        for event in impressions:
-            self._desk.filler.caps.shown(event.policy, event.unit, event.arm, ts=event.ts)
-        if logged == "none":
-            impressions = []
+        for one in made:
+            self._desk.count(one)
+        codec = self._settings.serve_codec
+        impressions = [] if logged == "none" else [event for one in made for event in one.impressions(codec)]
         self._journal.release(room - len(impressions))
         if logged == "before":
             self._journal.write(impressions)

@@ -20,8 +20,7 @@ from msgspec.structs import replace
 
 from policies.arm_contexts import ArmContexts, context_of
 from policies.features import FeatureError
-from streams.event_log import packed
-from streams.events import Impression
+from streams.events import Impression, packed
 from streams.filling import NOTHING, Filled, Filler, Place
 from streams.modes import deciding, logs_only
 from streams.serve_messages import Answer, Ask, BadRequest, Shown
@@ -270,6 +269,13 @@ class Desk:
                 self.filler.request(ask.policy, ask.request)
             except ValueError as error:
                 raise BadRequest(str(error)) from error
+
+    def count(self, made: Made) -> None:
+        """Count what was decided for the frequency caps."""
+        job = made.job
+        for arm in made.filled.arms:
+            if arm is not None:
+                self.filler.caps.shown(job.policy, job.ask.unit, arm, ts=made.ts)
 
     def add(self, jobs: list[Job]) -> None:
         """Queue jobs; they are decided in the loop's next turn."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from streams import logs
 from streams.conversions import Conversion
 from streams.delivery import Delivery, NotDelivered, QueueFull, Stats
-from streams.events import Impression, Outcome
+from streams.events import Impression
 from streams.gathering import dimension_of
+from streams.serve_spill import Event
 
 if TYPE_CHECKING:
     from streams.serve_spill import Spill
@@ -25,8 +26,6 @@ RESEND_S = 1.0
 
 RESEND_TIMEOUT_S = 60.0
 """Seconds after which a file whose events were not delivered is left for later."""
-
-Event = Impression | Outcome | Conversion
 
 _log = logs.get(__name__)
 

@@ -18,6 +18,8 @@ from streams.events import LARGEST_RECORD, Impression, Outcome, unpacked
 if TYPE_CHECKING:
     from pathlib import Path
 
+Event = Impression | Outcome | Conversion
+
 ROWS = 10_000
 """Events in one file."""
 
@@ -66,7 +68,7 @@ class Spill:
         """Whether there may be no room for another event."""
         return self._bytes + LARGEST_RECORD > self._most_bytes
 
-    def add(self, event: Impression | Outcome | Conversion) -> bool:
+    def add(self, event: Event) -> bool:
         """Write one event to disk; False, and nothing written, if that would pass the bound or the disk is full."""
         line = _ENCODER.encode(_line(event)) + b"\n"
         with self._lock:
@@ -83,7 +85,7 @@ class Spill:
             self._rows += 1
             return True
 
-    def take(self) -> tuple[Path, list[Impression | Outcome | Conversion]] | None:
+    def take(self) -> tuple[Path, list[Event]] | None:
         """The oldest file and its events; None if there is none. A last line that was cut is left out."""
         with self._lock:
             paths = sorted(path for path in self._folder.glob("*.jsonl") if path.stem.isdigit() and path.stat().st_size)
@@ -91,7 +93,7 @@ class Spill:
                 return None
             if paths[0] == self.path(self._number):
                 self._number, self._rows = self._number + 1, 0
-        events: list[Impression | Outcome | Conversion] = []
+        events: list[Event] = []
         for line in paths[0].read_bytes().split(b"\n"):
             try:
                 read = msgspec.json.decode(line, type=_Line)
@@ -108,7 +110,7 @@ class Spill:
             self._bytes -= size
 
 
-def _line(event: Impression | Outcome | Conversion) -> _Line:
+def _line(event: Event) -> _Line:
     if isinstance(event, Impression):
         context = event.context
         return _Line(

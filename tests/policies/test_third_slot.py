@@ -16,7 +16,7 @@ from policies.slots_together import allocate_together
 from policies.third_slot import law_of_third
 
 
-@pytest.mark.parametrize("arms", [3, 8, 9, 30, 100, 250])
+@pytest.mark.parametrize("arms", [9, 12, 30, 100, 250])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 10.0, 200.0])
 @pytest.mark.parametrize("alike", [True, False], ids=["alike", "each its own"])
 def test_it_is_the_whole_law_of_what_may_be_shown(arms: int, scale: float, alike: bool) -> None:
