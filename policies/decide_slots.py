@@ -153,7 +153,7 @@ def expectations(
     check_contexts(snapshot, x, (slots, snapshot.dimension) if x.ndim == 2 else (snapshot.dimension,))
     if isinstance(arms, LinearStack) and snapshot.explorer in BY_MEAN and snapshot.model != "logistic":
         only = arms.means(x.T, rows).T
-        return only, np.zeros_like(only)
+        return only, np.zeros(only.shape)
     mean, sd = arms.scores(np.ascontiguousarray(x.T), rows)
     return _rates(snapshot, mean.T, sd.T)
 

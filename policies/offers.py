@@ -50,6 +50,7 @@ class Offer:
     Attributes:
         mean, sd: (K, N) expectation and standard deviation of M.
         eligible: (K, N) what may be shown where.
+        full: whether that is everything.
         order: (K,) slots by kappa, the best first: they are filled in this order.
         rank_one: whether the best allocation is that of sorting: one kappa for each slot and one number for each arm.
         kappa: (K,) position effects.
@@ -65,6 +66,7 @@ class Offer:
     kappa: FloatArray
     per_unit: FloatArray
     reserve: float | None = None
+    full: bool = False
 
     @property
     def scale(self) -> FloatArray:
@@ -113,12 +115,13 @@ def offer(
     M, S = column * mean, column * sd
     if added is not None:
         M += added
-    if not math.isfinite(float(M.sum()) + float(S.sum())):
+    if not math.isfinite(np.add.reduce(M, axis=None) + np.add.reduce(S, axis=None)):
         raise ValueError("an arm's worth is not finite: see mean, sd, kappa and the terms")
     mask = np.ones((slots, n), bool) if eligible is None else np.broadcast_to(eligible, (slots, n))
     if reserve is not None:
         mask = mask & (reserve <= M)
-    alike = (eligible is None and reserve is None) or bool((mask == mask[0]).all())
+    full = eligible is None and reserve is None
+    alike = full or bool((mask == mask[0]).all())
     return Offer(
         mean=M,
         sd=S,
@@ -128,6 +131,7 @@ def offer(
         kappa=kappa,
         per_unit=per,
         reserve=reserve,
+        full=full,
     )
 
 

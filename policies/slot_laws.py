@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from policies.closed_forms import normed
+from policies.compiled import MOST_SLOTS, kernels
 from policies.thompson import CROWD, FEW, MISSED, PRUNE, REACH, STEP, breakpoints, gauss_legendre, unit_rule
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ Arms = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 LEAST_F = 1e-60
-FEW_SLOTS = 3
-_COARSE = np.linspace(0.0, 1.0, 9)
+COARSE = np.linspace(0.0, 1.0, 9)
 _OFFSETS = np.array([-6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0])
 _ROOT_TWO_PI = np.sqrt(2.0 * np.pi)
 
@@ -50,6 +50,10 @@ def may_win(mean: FloatArray, sd: FloatArray, *, slots: int) -> Arms:
     """
     if slots >= len(mean):
         return np.arange(len(mean))
+    fast = kernels()
+    if fast is not None and slots <= MOST_SLOTS:
+        found: Arms = fast.may_win(_plain(mean), _plain(sd), slots)
+        return found
     rival = int(np.argpartition(2.0 * sd - mean, slots - 1)[slots - 1])
     kept: Mask = mean[rival] - mean <= PRUNE * np.sqrt(sd * sd + sd[rival] * sd[rival])
     return kept.nonzero()[0]
@@ -57,12 +61,12 @@ def may_win(mean: FloatArray, sd: FloatArray, *, slots: int) -> Arms:
 
 def _rule(m: FloatArray, s: FloatArray, without: int) -> tuple[FloatArray, FloatArray]:
     """Nodes and weights (q,) for the largest of the arms, `without` of them gone."""
-    low = m - REACH * s
-    place = len(m) - 1 - min(without, len(m) - 1)
-    lo, hi = float(np.partition(low, place)[place]), float((m + REACH * s).max())
-    if len(m) >= CROWD:
-        lo = _raised(m, s, lo, hi, without)
-    steps = (hi - lo) / (STEP * float(s.min()))
+    fast = kernels()
+    if fast is not None and without < MOST_SLOTS:
+        lo, hi, narrow = fast.range_of(_plain(m), _plain(s), without)
+    else:
+        lo, hi, narrow = _range(m, s, without)
+    steps = (hi - lo) / (STEP * narrow)
     if steps >= FEW:
         edges = breakpoints((m[:, None] + s[:, None] * _OFFSETS).ravel(), lo, hi)
         if steps >= len(edges) - 1:
@@ -71,14 +75,22 @@ def _rule(m: FloatArray, s: FloatArray, without: int) -> tuple[FloatArray, Float
     return lo + (hi - lo) * u, (hi - lo) * weights
 
 
+def _range(m: FloatArray, s: FloatArray, without: int) -> tuple[float, float, float]:
+    """Ends of the integral and the narrowest sd."""
+    low = m - REACH * s
+    place = len(m) - 1 - min(without, len(m) - 1)
+    lo, hi = float(np.partition(low, place)[place]), float((m + REACH * s).max())
+    return _raised(m, s, lo, hi, without) if len(m) >= CROWD else lo, hi, float(s.min())
+
+
 def _raised(m: FloatArray, s: FloatArray, lo: float, hi: float, without: int) -> float:
     """A higher lower end, where more than `without` of the arms lie above but with a chance of MISSED (n^without/1000 at most of it)."""
-    F = ndtr((lo + (hi - lo) * _COARSE - m[:, None]) / s[:, None])
+    F = ndtr((lo + (hi - lo) * COARSE - m[:, None]) / s[:, None])
     every = np.arange(F.shape[1])
     for _ in range(without):
         F[F.argmin(axis=0), every] = 1.0
     sure = int(np.count_nonzero(F.prod(axis=0) < 1e-3 * MISSED))
-    return lo + (hi - lo) * float(_COARSE[max(sure - 1, 0)])
+    return lo + (hi - lo) * float(COARSE[max(sure - 1, 0)])
 
 
 class _Grid:
@@ -108,66 +120,25 @@ def ranks(mean: FloatArray, sd: FloatArray, *, slots: int) -> FloatArray:
     >>> ranks(np.array([0.0, 1.0]), np.ones(2), slots=2).round(5).tolist()  # Phi(-1/sqrt 2) = 0.23975
     [[0.23975, 0.76025], [0.76025, 0.23975]]
     """
+    fast = kernels()
+    if fast is not None and slots <= MOST_SLOTS:
+        u, weights = _rule(mean, sd, slots - 1)
+        found: FloatArray = fast.ranks(u, weights, _plain(mean), _plain(sd), slots)
+        return found
+    return ranks_by_arrays(mean, sd, slots=slots)
+
+
+def ranks_by_arrays(mean: FloatArray, sd: FloatArray, *, slots: int) -> FloatArray:
+    """`ranks` by numpy alone."""
     grid = _Grid(mean, sd, without=slots - 1)
     terms, odds = grid.G * grid.Qw, grid.E - 1.0
-    above = _few_above(odds, slots) if slots <= FEW_SLOTS else _above(odds, slots)
+    above = _few_above(odds, slots) if slots <= MOST_SLOTS else _above(odds, slots)
     return normed(np.array([np.einsum("aq,aq->a", terms, one) for one in above]))
 
 
-def ranks_of(mean: FloatArray, sd: FloatArray, arms: Arms) -> FloatArray:
-    """(K,) of `ranks` what it says of the arms (K,) alone, each in its own slot, in half the time: the others enter by sums.
-
-    >>> ranks_of(np.array([0.0, 1.0]), np.ones(2), np.array([1, 0])).round(5).tolist()
-    [0.76025, 0.76025]
-    """
-    slots = len(arms)
-    if slots > FEW_SLOTS:
-        of_slots: FloatArray = ranks(mean, sd, slots=slots)[np.arange(slots), arms]
-        return of_slots
-    u, weights = _rule(mean, sd, slots - 1)
-    narrow = 1.0 / sd
-    z = narrow[:, None] * u
-    z -= (narrow * mean)[:, None]
-    F = ndtr(z)
-    np.maximum(F, LEAST_F, out=F)
-    Qw = F.prod(axis=0) * weights
-    z *= z
-    z *= -0.5
-    np.exp(z, out=z)
-    G, odds = z, np.divide(1.0, F, out=F)
-    G *= odds
-    G *= narrow[:, None]
-    odds -= 1.0
-    return _shares(G, odds, Qw, arms)
-
-
-def _shares(G: FloatArray, odds: FloatArray, Qw: FloatArray, arms: Arms) -> FloatArray:
-    """(K,) integrals of G_a Q e_r of the K arms over the sums of all arms'. Changes G and odds.
-
-    The largest odds of a node stand apart: differences of the others' are never small beside what Q leaves of them.
-    """
-    top, node, each = odds.argmax(axis=0), np.arange(len(Qw)), np.ones(len(G))
-    G_top, odds_top = G[top, node], odds[top, node]
-    G[top, node] = odds[top, node] = 0.0
-    g, o = G[arms], odds[arms]
-    g_top = np.where(top == arms[:, None], G_top, 0.0)
-    G_sum, one = each @ G, each @ odds
-    parts, sums = [g[0] + g_top[0]], [G_sum + G_top]
-    if len(arms) > 1:
-        G *= odds
-        first = each @ G
-        others = G_sum * one - first
-        parts.append(g[1] * (one - o[1] + odds_top) + g_top[1] * one)
-        sums.append(others + odds_top * G_sum + G_top * one)
-    if len(arms) > 2:
-        G *= odds
-        second = each @ G
-        odds *= odds
-        two = 0.5 * (one * one - each @ odds)
-        parts.append(g[2] * (two + (odds_top - o[2]) * (one - o[2])) + g_top[2] * two)
-        sums.append(G_sum * two - one * first + second + odds_top * others + G_top * two)
-    p: FloatArray = (np.array(parts) @ Qw) / (np.array(sums) @ Qw)
-    return np.maximum(p, 0.0)
+def _plain(row: FloatArray) -> FloatArray:
+    """As compiled functions take it."""
+    return np.ascontiguousarray(row, np.float64)
 
 
 def _few_above(odds: FloatArray, degrees: int) -> list[FloatArray]:

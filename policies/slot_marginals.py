@@ -45,8 +45,8 @@ def marginal(
     if repeat or slots == 1:
         p = np.array([one_slot(rule, slot, asked.eligible[slot]) for slot in range(slots)])
         return np.array([drawn(row, rng) if row.any() else EMPTY for row in p], np.intp), p
-    numbers = np.count_nonzero(asked.eligible, axis=1)
-    if numbers.min() < slots:
+    numbers = None if asked.full and slots <= asked.mean.shape[1] else np.count_nonzero(asked.eligible, axis=1)
+    if numbers is not None and numbers.min() < slots:
         few = bool(numbers.any()) and bool((asked.eligible == asked.eligible[0]).all())
         return _first_ones(rule, asked, int(numbers[0]), mode, rng) if few else None
     if rule.kind == "normal" and mode != "sequential":
@@ -66,6 +66,7 @@ def _first_ones(
         mean=asked.mean[kept],
         sd=asked.sd[kept],
         eligible=asked.eligible[kept],
+        full=False,
         order=np.arange(number),
         kappa=asked.kappa[kept],
     )
@@ -137,8 +138,13 @@ def _ranked(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, F
 def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, FloatArray] | None:
     """New draws for each slot, by sums over histories."""
     order, normal = asked.order, rule.kind == "normal"
-    eligible = asked.eligible[order]
-    at = rule.at[order]
+    at, eligible = rule.at[order], asked.eligible[order]
+    if rule.kind == "weights":
+        if at.shape[1] > MANY:
+            return None
+        back = np.argsort(order)
+        arms, p = weights_in_turn(at, None if asked.full else eligible, rng=rng)
+        return arms[back], p[back]
     where = np.arange(at.shape[1])
     if normal:
         sd = rule.sd[order]
@@ -149,10 +155,8 @@ def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, 
     at, eligible = at[:, where], eligible[:, where]
     if normal:
         arms, part = normals_in_turn(at, sd, eligible, rng=rng, alike=asked.rank_one)
-    elif rule.kind == "gap":
-        arms, part = gaps_in_turn(at, rule.gamma[order], eligible, rng=rng)
     else:
-        arms, part = weights_in_turn(at, eligible, rng=rng)
+        arms, part = gaps_in_turn(at, rule.gamma[order], eligible, rng=rng)
     out, p = np.empty(len(order), np.intp), np.zeros(rule.at.shape)
     out[order] = where[arms]
     p[order[:, None], where] = part

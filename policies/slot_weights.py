@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policies.compiled import MOST_SLOTS, kernels
 from policies.slot_laws import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy.typing as npt
 
     from policies.batch import FloatArray
     from policies.matching import Arms, Mask
@@ -33,21 +32,27 @@ SAFE = 1e-3
 """Share of a sum down to which a difference from it is exact enough: its relative error is 1e-13."""
 
 
-def weights_in_turn(log_weight: FloatArray, eligible: Mask, *, rng: np.random.Generator) -> tuple[Arms, FloatArray]:
+def weights_in_turn(
+    log_weight: FloatArray, eligible: Mask | None, *, rng: np.random.Generator
+) -> tuple[Arms, FloatArray]:
     """Arms (K,) drawn in turn by weights and their marginal probabilities (K, n), for K up to 3.
 
     Args:
         log_weight: (K, n) of the slots in the order in which they are filled.
-        eligible: (K, n) with at least K arms in each slot.
+        eligible: (K, n) with at least K arms in each slot; None is everything.
         rng: advanced by K draws.
 
     >>> weights_in_turn(np.log([[1.0, 2.0], [1.0, 2.0]]), np.ones((2, 2), bool), rng=np.random.default_rng(1))[1].round(4).tolist()
     [[0.3333, 0.6667], [0.6667, 0.3333]]
     """
-    full = bool(eligible.all())
-    open_ = log_weight if full else np.where(eligible, log_weight, -np.inf)
+    open_ = log_weight if eligible is None else np.where(eligible, log_weight, -np.inf)
+    fast = kernels()
+    if fast is not None and len(open_) <= MOST_SLOTS:
+        u = np.array([rng.random() for _ in open_])
+        found: tuple[Arms, FloatArray] = fast.page_by_weights(np.ascontiguousarray(open_, np.float64), u)
+        return found
     weights = scaled_rows(open_[:, None])
-    if not full:
+    if eligible is not None:
         weights = [np.where(mask, w, 0.0) for mask, w in zip(eligible, weights, strict=True)]
     p = np.concatenate(laws_by_weights(weights))
     arms = np.empty(len(p), np.intp)
@@ -101,18 +106,13 @@ def all_but_one(w: FloatArray) -> FloatArray:
     return rest
 
 
-def all_but_two(w: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp], FloatArray]:
-    """(m, n) `all_but_one`, (m,) the largest arm of each row, and (m, n) the sum without it and one more, without cancellation."""
-    rows, top = np.arange(len(w)), w.argmax(axis=1)
-    without_top = w.copy()
-    without_top[rows, top] = 0.0
-    return all_but_one(w), top, all_but_one(without_top)
-
-
 def _after_two(first: FloatArray, w: FloatArray, then: FloatArray) -> FloatArray:
     """(m, n) sum over b, c != a of first_b w_c/(what is left of `then` without b and c)."""
     m, n = then.shape
-    without, top, least = all_but_two(then)
+    every, top = np.arange(m), then.argmax(axis=1)
+    without_top = then.copy()
+    without_top[every, top] = 0.0
+    without, least = all_but_one(then), all_but_one(without_top)
     R, sides, both = np.empty((n, n)), np.stack((w, first), axis=2), np.empty((m, n, 2))
     diagonal = R.reshape(-1)[:: n + 1]
     out = np.empty((m, n))

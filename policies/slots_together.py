@@ -2,7 +2,7 @@
 
 As policies/allocation.py, request by request. Where slots are filled in turn by weights (softmax, uncertainty sampling,
 explore-first while it is uniform), up to three slots and without rules or reserve, the requests are computed together; of the
-law only the probabilities of what is shown are kept. Of Thompson sampling by ranks only these are computed.
+law only the probabilities of what is shown are kept.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from policies.allocation import allocate
+from policies.compiled import kernels
+from policies.matching import EMPTY
 from policies.offers import NO_TERMS, Terms, added_of, offer, per_unit
-from policies.slot_laws import may_win, ranks_of
+from policies.slot_laws import may_win, ranks
 from policies.slot_marginals import HISTORIES, MANY
 from policies.slot_weights import laws_by_weights, scaled_rows
-from policies.third_slot import GAINS, HEAD, law_of_third
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,29 +131,36 @@ def _by_weights(
     """What is shown by weights in turn."""
     n, arms = logs[0].shape
     slots, every = len(logs), np.arange(n)
-    weights = scaled_rows(logs)
     u = np.array([rng.random(slots + 1) for rng in rngs])
-    chosen, p = np.empty((n, slots), np.intp), np.empty((n, slots))
-    for i, w in enumerate(weights):
-        left = w.copy() if i else w
-        for before in range(i):
-            left[every, chosen[:, before]] = 0.0
-        cumulative = left.cumsum(axis=1)
-        at = u[:, i] * cumulative[:, -1]
-        chosen[:, i] = np.minimum((cumulative <= at[:, None]).sum(axis=1), arms - 1)
+    chosen = np.full((n, slots), EMPTY, np.intp)
     if epsilon > 0.0:
         for row in (u[:, slots] < epsilon).nonzero()[0].tolist():
             chosen[row] = _at_random(arms, slots, rngs[row])
-    whole = 2 if n >= GAINS and arms > 2 * HEAD else slots
-    laws = laws_by_weights(weights[:whole])
-    for i, law in enumerate(laws):
-        p[:, i] = law[every, chosen[:, i]]
-    if len(laws) < slots:
-        p[:, 2] = law_of_third(weights, laws[0], chosen[:, 2])
+    fast = kernels()
+    if fast is not None:
+        p = fast.pages_by_weights(np.array(logs), u, chosen)
+    else:
+        weights = scaled_rows(logs)
+        _draw(weights, u, chosen)
+        p = np.stack([law[every, arm] for law, arm in zip(laws_by_weights(weights), chosen.T, strict=True)], axis=1)
     if epsilon > 0.0:
         p = (1.0 - epsilon) * p + epsilon / arms
     back = np.argsort(order)
     return [Shown(*one) for one in zip(chosen[:, back].tolist(), p[:, back].tolist(), strict=True)]
+
+
+def _draw(weights: Sequence[FloatArray], u: FloatArray, chosen: npt.NDArray[np.intp]) -> None:
+    """Arms (n, K) by weights in turn, of the rows that have none."""
+    n, arms = weights[0].shape
+    every, free = np.arange(n), chosen[:, 0] == EMPTY
+    for i, w in enumerate(weights):
+        left = w.copy()
+        for before in range(i):
+            left[every, chosen[:, before]] = 0.0
+        cumulative = left.cumsum(axis=1)
+        at = u[:, i] * cumulative[:, -1]
+        drawn = np.minimum((cumulative <= at[:, None]).sum(axis=1), arms - 1)
+        chosen[free, i] = drawn[free]
 
 
 def _by_ranks(
@@ -190,7 +198,7 @@ def _by_ranks(
             shown = np.array(_at_random(arms, slots, rng))
             best = kept.searchsorted(shown).clip(max=len(kept) - 1)
         may = kept[best] == shown
-        p[may] = ranks_of(m, s, best)[may]
+        p[may] = ranks(m, s, slots=slots)[np.arange(slots), best][may]
         p = (1.0 - epsilon) * p + epsilon / arms
         out.append(Shown(_placed(shown, order), _placed(p, order)))
     return out

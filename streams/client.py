@@ -22,14 +22,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from policies.arm_contexts import context_of
 from policies.arms import showable
+from policies.compiled import kernels
 from policies.decide import Kind, decide
 from policies.decide_split import decide_split, split_key, split_law
 from policies.explain import explain
@@ -124,7 +125,7 @@ class PolicyClient(EventLog):
 
     def _swap(self, policy: str, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
-            _ = snapshot.stack  # made here, so that the first decision does not wait for it
+            _ = snapshot.stack, kernels()  # made and loaded here, so that the first decision does not wait for it
         with self._arrived:
             others = {name: kept for name, kept in self._snapshots.items() if name != policy}
             self._snapshots = others if snapshot is None else {**others, policy: snapshot}

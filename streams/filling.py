@@ -7,11 +7,11 @@ Used by the in-process client and by the service alike. One slot of a policy tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from policies.allocation import allocate
 from policies.decide import MANY, check_contexts, decide
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 NOTHING: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """What a request is for.
 
     Attributes:
@@ -56,13 +55,12 @@ class Place:
     slots: tuple[str, ...]
     candidates: tuple[str, ...] | None = None
     unit: str | None = None
-    request: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = NOTHING
     now_ms: int = 0
     key: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
+class Filled(Struct, frozen=True, kw_only=True):
     """What the slots show.
 
     Attributes:

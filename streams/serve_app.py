@@ -306,24 +306,28 @@ class Service:
 
 
 class _Collector:
-    """Gathers what becomes of the jobs of one request, in their order."""
+    """Gathers what becomes of the jobs of one request, in their order; then lets go of it, as the jobs that are told of hold it too."""
 
     def __init__(self, count: int, done: asyncio.Future[list[Made]]) -> None:
         self._made: list[Made | None] = [None] * count
         self._missing = count
-        self._done = done
+        self._done: asyncio.Future[list[Made]] | None = done
 
     def place(self, number: int) -> Callable[[Made | Exception], None]:
         def take(made: Made | Exception) -> None:
-            if self._done.done():  # another decision of the list was refused, or nobody waits any more
+            done = self._done
+            if done is None or done.done():  # another decision of the list was refused, or nobody waits any more
                 return
             if isinstance(made, Exception):
-                self._done.set_exception(made)
+                self._made, self._done = [], None
+                done.set_exception(made)
                 return
             self._made[number] = made
             self._missing -= 1
             if not self._missing:
-                self._done.set_result([one for one in self._made if one is not None])
+                told = [one for one in self._made if one is not None]
+                self._made, self._done = [], None
+                done.set_result(told)
 
         return take
 

@@ -11,11 +11,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from policies.arm_contexts import ArmContexts, context_of
@@ -88,8 +87,7 @@ class Job:
         return context_of(self.logged, arm, slot)
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """What was decided for a job. ``tokens``: one for each slot, None where it is empty or the policy has none."""
 
     job: Job
@@ -293,11 +291,10 @@ class Desk:
         groups: dict[tuple[str, tuple[str, ...], tuple[str, ...] | None, bool, bool], list[Job]] = {}
         for _ in range(min(TOGETHER, len(self._waiting))):
             job = self._waiting.popleft()
-            among = None if job.ask.candidates is None else tuple(job.ask.candidates)
             key = (
                 job.ask.policy,
                 job.places,
-                among,
+                job.ask.candidates,
                 now > job.until,
                 isinstance(job.x, np.ndarray) and job.x.ndim == 1,
             )
@@ -325,7 +322,7 @@ class Desk:
             if reason is not None or snapshot is None:
                 arms = self._arms(policy, among, snapshot)
                 found = [
-                    self.filler.fall_back(policy, snapshot, changed(place, candidates=arms), rng=job.rng)
+                    self.filler.fall_back(policy, snapshot, replace(place, candidates=arms), rng=job.rng)
                     for place, job in zip(places, jobs, strict=True)
                 ]
             elif shared:

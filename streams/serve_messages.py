@@ -14,7 +14,7 @@ Evolution as in `streams/events.py`, but a request with a field that is not know
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -28,11 +28,14 @@ MOST_NUMBERS = 10_000
 MOST_AT_ONCE = 1_000
 LONGEST_DEADLINE_MS = 60_000
 LONGEST_TOKEN = 65_536
+MOST_KEPT, LONGEST_KEPT = 64, 32_768
+"""Lists of candidates that are kept, and bytes of one: 10 MB at most."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Time = Annotated[int, Meta(ge=0, le=2**53)]
 Slots = Annotated[list[Name], Meta(min_length=1, max_length=MOST_SLOTS)]
+Candidates = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MOST_CANDIDATES)]
 Key = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 
 
@@ -68,7 +71,7 @@ class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fals
     ) = UNSET
     features: dict[str, str | Number | bool | None] | UnsetType = UNSET
     request: dict[str, str | Number | list[str | Number] | None] | UnsetType = UNSET
-    candidates: Annotated[list[Name], Meta(min_length=1, max_length=MOST_CANDIDATES)] | None = None
+    candidates: Candidates | None = None
     unit: Name | None = None
     decision_id: Name | None = None
     deadline_ms: Annotated[float, Meta(gt=0, le=LONGEST_DEADLINE_MS)] | None = None
@@ -148,8 +151,40 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     missing: list[str] | UnsetType = UNSET
 
 
-Kind = TypeVar("Kind", Ask, Report)
+class _Unread(Ask, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An `Ask` whose candidates were not read yet."""
+
+    candidates: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment]
+
+
+class CandidateLists:
+    """Lists of candidates by their JSON, so that one that is sent again is not read again. For one thread.
+
+    >>> lists = CandidateLists()
+    >>> lists.read(msgspec.Raw(b'["a","b"]')), lists.read(msgspec.Raw(b'["a","b"]')) is lists.read(msgspec.Raw(b'["a","b"]'))
+    (('a', 'b'), True)
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[str, ...] | None] = {}
+        self._decoder: msgspec.json.Decoder[tuple[str, ...] | None] = msgspec.json.Decoder(Candidates | None)
+
+    def read(self, raw: msgspec.Raw) -> tuple[str, ...] | None:
+        """The list. Raises msgspec.MsgspecError."""
+        key = bytes(raw)
+        if key in self._known:
+            return self._known[key]
+        found = self._decoder.decode(key)
+        if len(key) <= LONGEST_KEPT:
+            if len(self._known) == MOST_KEPT:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+
 _ASKS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Ask)
+_UNREAD: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Unread)
+_LISTS = CandidateLists()
 _MANY_ASKS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     Annotated[list[Ask], Meta(min_length=1, max_length=MOST_AT_ONCE)]
 )
@@ -175,9 +210,14 @@ def asks(body: bytes) -> tuple[list[Ask], bool]:
     Traceback (most recent call last):
     streams.serve_messages.BadRequest: Expected `str`, got `int` - at `$.slot`: the value there is 3; ...
     """
-    many = _is_list(body)
-    found = _decoded(_MANY_ASKS if many else _ASKS, body)
-    return (found if many else [found]), many
+    if _is_list(body):
+        return _decoded(_MANY_ASKS, body), True
+    try:
+        one = _UNREAD.decode(body)
+        msgspec.structs.force_setattr(one, "candidates", _LISTS.read(one.candidates))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # read as a whole, the complaint names the place
+        one = _decoded(_ASKS, body)
+    return [one], False
 
 
 def reports(body: bytes) -> list[Report | ConversionReport]:

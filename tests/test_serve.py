@@ -515,3 +515,23 @@ def test_random_numbers_differ_between_requests() -> None:
     counts = np.unique([answer["slots"][0]["arm"] for answer in answers], return_counts=True)[1]
     assert len(counts) == 3
     assert counts.min() > 40
+
+
+def test_requests_leave_nothing_that_only_the_garbage_collector_finds() -> None:
+    """It looks twice a minute only: what waits for it is memory, and a pause."""
+    late = ASK | {"slots": ["top", "side"], "deadline_ms": 1e-6}
+    late.pop("slot")
+    with Serving(Kafka(snapshot(3))) as serving:
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for body in (ASK, [ASK, ASK], late):
+                serving.decide(body)
+            gc.collect()
+            found = {type(one).__name__ for one in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not found & {"Job", "Made", "Filled", "Place", "_Collector", "_Unread", "Ask"}

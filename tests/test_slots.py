@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from msgspec import structs
 
 from policies.allotment import Allotment
 from policies.canary import Canary
@@ -104,7 +105,7 @@ def test_what_must_not_be_shown_is_not_shown(
     found = (
         filler.fill("front", made, X, place, rng=rng)
         if usable
-        else filler.fall_back("front", made, replace(place, candidates=tuple("abcd")), rng=rng)
+        else filler.fall_back("front", made, structs.replace(place, candidates=tuple("abcd")), rng=rng)
     )
     for slot, arm, p in zip(slots, found.arms, found.propensity, strict=True):
         assert 0.0 < p <= 1.0 + 1e-9
