@@ -182,7 +182,11 @@ def swap(shown: Allocation, share: float, rng: np.random.Generator) -> Allocatio
 
 def _of(p: FloatArray, arms: Arms) -> FloatArray:
     """(K,) probabilities of what is shown."""
-    return np.array([1.0 - row.sum() if arm == EMPTY else row[arm] for row, arm in zip(p, arms.tolist(), strict=True)])
+    found: FloatArray = p[np.arange(len(arms)), arms]
+    empty = arms == EMPTY
+    if empty.any():
+        found[empty] = 1.0 - p[empty].sum(axis=1)
+    return found
 
 
 def _even(asked: Offer, repeat: bool) -> FloatArray:

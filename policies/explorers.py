@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -182,14 +183,19 @@ def check(explorer: str, rates: Mapping[str, float]) -> dict[str, float]:
     Traceback (most recent call last):
     ValueError: there is no explorer 'probability-matching'; choose one of thompson, ucb, epsilon-greedy, ...
     """
+    return dict(_checked(explorer, tuple(rates.items())))
+
+
+@lru_cache(maxsize=256)
+def _checked(explorer: str, rates: tuple[tuple[str, float], ...]) -> dict[str, float]:
     if explorer not in EXPLORERS:
         raise ValueError(f"there is no explorer {explorer!r}; choose one of {', '.join(EXPLORERS)}")
     chosen = EXPLORERS[explorer]
     complete = {chosen.rate: chosen.default, "epsilon": 0.0}
-    unknown = [name for name in rates if name not in complete]
+    unknown = [name for name, _ in rates if name not in complete]
     if unknown:
         raise ValueError(f"explorer {explorer!r} has no rate {unknown[0]!r}; it has {', '.join(complete)}")
-    complete |= {name: float(value) for name, value in rates.items()}
+    complete |= {name: float(value) for name, value in rates}
     own, epsilon = complete[chosen.rate], complete["epsilon"]
     if not 0.0 <= epsilon <= 1.0:
         raise ValueError(f"epsilon = {epsilon}: must be between 0 and 1, both included")

@@ -103,19 +103,22 @@ def _all_but_one(w: FloatArray, out: FloatArray) -> None:
     out[top] = rest
 
 
-@_compiled(NUMBER, ROW, ROW, ROW, NUMBER, NUMBER, OUT, fastmath=_SUMS)
-def _pairs(f: FloatArray, w: FloatArray, t: FloatArray, total: float, without_top: float, held: FloatArray) -> float:
-    """Sum over pairs b < c of (f_b w_c + f_c w_b)/(T - t_b - t_c), and in `held` (n,) those that an arm is in; t_0 >= t_1 >= the others."""
+@_compiled(types.UniTuple(NUMBER, 3), ROW, ROW, ROW, NUMBER, NUMBER, OUT, fastmath=_SUMS)
+def _pairs(
+    f: FloatArray, w: FloatArray, t: FloatArray, total: float, without_top: float, held: FloatArray
+) -> tuple[float, float, float]:
+    """Sums over pairs b < c, but (0, 1), of (f_b w_c + f_c w_b)/(T - t_b - t_c): with arm 0, with arm 1, with neither.
+
+    And in `held` (n,) of the pairs that an arm is in. t_0 >= t_1 >= the others.
+    """
     held[:] = 0.0
-    whole = 0.0
     n = len(t)
-    f_b, w_b, row = f[0], w[0], 0.0
+    f_b, w_b, of_top, of_next, others = f[0], w[0], 0.0, 0.0, 0.0
     for c in range(2, n):
         v = (f_b * w[c] + w_b * f[c]) / (without_top - t[c])
-        row += v
+        of_top += v
         held[c] += v
-    held[0] += row
-    whole += row
+    held[0] = of_top
     for b in range(1, n - 1):
         f_b, w_b, left, row = f[b], w[b], total - t[b], 0.0
         for c in range(b + 1, n):
@@ -123,8 +126,11 @@ def _pairs(f: FloatArray, w: FloatArray, t: FloatArray, total: float, without_to
             row += v
             held[c] += v
         held[b] += row
-        whole += row
-    return whole
+        if b == 1:
+            of_next = row
+        else:
+            others += row
+    return of_top, of_next, others
 
 
 @_compiled(types.void, OUT, WHOLE, WHOLE)
@@ -149,17 +155,17 @@ def _third(over: FloatArray, second: FloatArray, third: FloatArray, out: FloatAr
     without_top = least + t[1]
     total = without_top + t[0]
     best = (f[0] * w[1] + f[1] * w[0]) / least
-    held = np.empty(n)
-    whole = best + _pairs(f, w, t, total, without_top, held)
-    held[0] += best
-    held[1] += best
-    rest = np.empty(n)
-    for a in range(n):
+    held, rest = np.empty(n), np.empty(n)
+    of_top, of_next, others = _pairs(f, w, t, total, without_top, held)
+    whole = best + of_top + of_next + others
+    rest[0], rest[1] = of_next + others, of_top + others
+    for a in range(2, n):
         rest[a] = whole - held[a]
         if not rest[a] > SAFE * whole:  # what is left of a difference has too few digits
             f_a, w_a = f[a], w[a]
             f[a] = w[a] = 0.0
-            rest[a] = (f[0] * w[1] + f[1] * w[0]) / least + _pairs(f, w, t, total, without_top, held.copy())
+            of_top, of_next, others = _pairs(f, w, t, total, without_top, held.copy())
+            rest[a] = (f[0] * w[1] + f[1] * w[0]) / least + of_top + of_next + others
             f[a], w[a] = f_a, w_a
     for a in range(n):
         out[a] = t[a] * rest[a]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,7 +118,7 @@ def offer(
         M += added
     if not math.isfinite(np.add.reduce(M, axis=None) + np.add.reduce(S, axis=None)):
         raise ValueError("an arm's worth is not finite: see mean, sd, kappa and the terms")
-    mask = np.ones((slots, n), bool) if eligible is None else np.broadcast_to(eligible, (slots, n))
+    mask = _everything(slots, n) if eligible is None else np.broadcast_to(eligible, (slots, n))
     if reserve is not None:
         mask = mask & (reserve <= M)
     full = eligible is None and reserve is None
@@ -126,13 +127,21 @@ def offer(
         mean=M,
         sd=S,
         eligible=mask,
-        order=np.argsort(-kappa, kind="stable"),
+        order=(-kappa).argsort(kind="stable"),
         rank_one=shared and alike and (added is None or bool((kappa == kappa[0]).all())),
         kappa=kappa,
         per_unit=per,
         reserve=reserve,
         full=full,
     )
+
+
+@lru_cache(maxsize=256)
+def _everything(slots: int, n: int) -> Mask:
+    """(K, N) true, read-only."""
+    mask = np.ones((slots, n), bool)
+    mask.flags.writeable = False
+    return mask
 
 
 def per_unit(terms: Terms, n: int) -> FloatArray:

@@ -38,8 +38,13 @@ _ROOT_TWO_PI = np.sqrt(2.0 * np.pi)
 
 def drawn(p: FloatArray, rng: np.random.Generator) -> int:
     """Index drawn from p (N,), which need not sum to one."""
+    return at_share(p, rng.random())
+
+
+def at_share(p: FloatArray, u: float) -> int:
+    """Index at which the sum of p (N,) passes the share u."""
     cumulative = p.cumsum()
-    return min(int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right")), len(p) - 1)
+    return min(int(cumulative.searchsorted(u * cumulative[-1], side="right")), len(p) - 1)
 
 
 def may_win(mean: FloatArray, sd: FloatArray, *, slots: int) -> Arms:

@@ -138,13 +138,15 @@ def _ranked(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, F
 def _in_turn(rule: Rule, asked: Offer, rng: np.random.Generator) -> tuple[Arms, FloatArray] | None:
     """New draws for each slot, by sums over histories."""
     order, normal = asked.order, rule.kind == "normal"
-    at, eligible = rule.at[order], asked.eligible[order]
     if rule.kind == "weights":
-        if at.shape[1] > MANY:
+        if rule.at.shape[1] > MANY:
             return None
-        back = np.argsort(order)
-        arms, p = weights_in_turn(at, None if asked.full else eligible, rng=rng)
+        if asked.full and order.tolist() == list(range(len(order))):
+            return weights_in_turn(rule.at, None, rng=rng)
+        at, back = rule.at[order], order.argsort()
+        arms, p = weights_in_turn(at, None if asked.full else asked.eligible[order], rng=rng)
         return arms[back], p[back]
+    at, eligible = rule.at[order], asked.eligible[order]
     where = np.arange(at.shape[1])
     if normal:
         sd = rule.sd[order]

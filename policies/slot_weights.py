@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.compiled import MOST_SLOTS, kernels
-from policies.slot_laws import drawn
+from policies.slot_laws import at_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +46,8 @@ def weights_in_turn(
     [[0.3333, 0.6667], [0.6667, 0.3333]]
     """
     open_ = log_weight if eligible is None else np.where(eligible, log_weight, -np.inf)
-    fast = kernels()
+    fast, u = kernels(), rng.random(len(open_))
     if fast is not None and len(open_) <= MOST_SLOTS:
-        u = np.array([rng.random() for _ in open_])
         found: tuple[Arms, FloatArray] = fast.page_by_weights(np.ascontiguousarray(open_, np.float64), u)
         return found
     weights = scaled_rows(open_[:, None])
@@ -58,7 +57,7 @@ def weights_in_turn(
     arms = np.empty(len(p), np.intp)
     for i, (left,) in enumerate(weights):
         left[arms[:i]] = 0.0
-        arms[i] = drawn(left, rng)
+        arms[i] = at_share(left, u[i])
     return arms, p
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -104,9 +104,9 @@ class Service:
         self._kinds = {kind for policy in settings.policies.values() for kind in policy.kinds}
         self._attributed = {name: rule.kinds for name, rule in attribution_rules(settings).items()}
         self._description = _ENCODE(description())
-        self._counters: dict[tuple[str, int], Any] = {}
-        reasons = (None, *get_args(Reason))
-        self._made = {reason: metrics.decisions.labels(by=reason or "policy") for reason in reasons}
+        self._tally = metrics.tally
+        for reason in get_args(Reason):
+            self._tally.decided(reason, 0)
         self.requests = 0  # being answered now
         self.routes: dict[str, dict[str, Route]] = {
             "/v1/decisions": {"POST": Route(self._decisions, "decide")},
@@ -133,9 +133,9 @@ class Service:
             status, body = 500, problem(500, "this is a bug; the log of the service has the reason")
         finally:
             self.requests -= 1
-        self._count(request.path, status)
+        self._tally.answered(request.path if request.path in self.routes else "other", status)
         if request.method == "POST":
-            self._metrics.seconds.observe(time.monotonic() - since)
+            self._tally.took(time.monotonic() - since)
         allow = ", ".join(self.routes[request.path]) if status == 405 else None
         return _response(status, body, allow)
 
@@ -211,14 +211,14 @@ class Service:
         for one in made:
             self._desk.count(one)
         codec = self._settings.serve_codec
-        impressions = [] if logged == "none" else [event for one in made for event in one.impressions(codec)]
-        self._journal.release(room - len(impressions))
+        pages = [] if logged == "none" else [one.impressions(codec) for one in made]
+        self._journal.release(room - sum(map(len, pages)))
         if logged == "before":
-            self._journal.write(impressions)
+            self._journal.write_pages(pages)
         elif logged == "after":  # the loop's next turn: by then the answer is with the socket
-            asyncio.get_running_loop().call_soon(self._journal.write, impressions)
+            asyncio.get_running_loop().call_soon(self._journal.write_pages, pages)
         for one in made:
-            self._made[one.reason].inc()
+            self._tally.decided(one.reason or "policy")
         answers = [one.answer(context=logged == "none") for one in made]
         return _ENCODE(answers if many else answers[0])
 
@@ -296,13 +296,6 @@ class Service:
     async def _readyz(self, _: Call) -> tuple[int, bytes]:
         well, words = self._ready()
         return (200, _ENCODE({"status": words})) if well else (503, problem(503, words))
-
-    def _count(self, path: str, status: int) -> None:
-        known = (path if path in self.routes else "other", status)
-        counter = self._counters.get(known)
-        if counter is None:
-            counter = self._counters[known] = self._metrics.requests.labels(path=known[0], status=str(status))
-        counter.inc()
 
 
 class _Collector:

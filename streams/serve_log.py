@@ -15,7 +15,6 @@ from streams import logs
 from streams.conversions import Conversion
 from streams.delivery import Delivery, NotDelivered, QueueFull, Stats
 from streams.events import Impression
-from streams.gathering import dimension_of
 from streams.serve_spill import Event
 
 if TYPE_CHECKING:
@@ -92,8 +91,6 @@ class Journal:
     def write(self, events: Sequence[Event]) -> None:
         """Send events that room was reserved for."""
         self._reserved -= len(events)
-        if len(events) > 1 and self._page(events):
-            return
         for event in events:
             if self._spill is not None:
                 self._open[id(event)] = event
@@ -103,14 +100,18 @@ class Journal:
                 self._open.pop(id(event), None)
                 self._keep([event], str(error))
 
-    def _page(self, events: Sequence[Event]) -> bool:
-        """Send impressions together; False, and nothing sent, if they cannot be: one by one then."""
-        page = [event for event in events if isinstance(event, Impression)]
-        if len(page) < len(events) or len({(event.policy, dimension_of(event)) for event in page}) != 1:
-            return False
-        if self._spill is not None:
-            self._open.update((id(event), event) for event in page)
-        return self._to().log_page(page)
+    def write_pages(self, pages: Sequence[Sequence[Impression]]) -> None:
+        """`write` for impressions of decisions, one page each: all of a page have one policy and one dimension."""
+        for page in pages:
+            if len(page) < 2:
+                self.write(page)
+                continue
+            if self._spill is not None:
+                self._open.update((id(event), event) for event in page)
+            if self._to().log_page(page):
+                self._reserved -= len(page)
+            else:
+                self.write(page)
 
     def settled(self, delivery: Delivery) -> None:
         """Take note of what became of a record; called in the sender's thread."""

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from policies.decide import law
 from policies.decide_slots import decide_slots
 from streams.events import Outcome
 from streams.serve import run_serve
+from streams.serve_metrics import SECONDS, Tally
 from streams.serve_openapi import description
 from streams.serve_spill import Spill
 from streams.settings import Settings, SettingsError
@@ -535,3 +537,31 @@ def test_requests_leave_nothing_that_only_the_garbage_collector_finds() -> None:
             gc.garbage.clear()
             gc.enable()
     assert not found & {"Job", "Made", "Filled", "Place", "_Collector", "_Unread", "Ask"}
+
+
+def test_what_is_counted_is_told_as_prometheus_client_tells_it() -> None:
+    """The same text as its own counters and histograms write, but for the times of their creation."""
+    other = CollectorRegistry()
+    requests = Counter("clickloop_serve_requests", "Requests by path and status.", ["path", "status"], registry=other)
+    by = Counter(
+        "clickloop_serve_decisions",
+        "Decisions by what made them: policy, or the fallback for a reason.",
+        ["by"],
+        registry=other,
+    )
+    words = "Time from a request's head to its answer, of decisions and outcomes."
+    seconds = Histogram("clickloop_serve_request_seconds", words, buckets=SECONDS, registry=other)
+    tally = Tally()
+    by.labels(by="policy").inc(0)
+    for number, took in enumerate((0.0004, 0.0005, 0.003, 0.7, 60.0)):
+        requests.labels(path="/livez", status="200").inc()
+        tally.answered("/livez", 200)
+        by.labels(by="policy").inc(number)
+        tally.decided("policy", number)
+        seconds.observe(took)
+        tally.took(took)
+    mine = CollectorRegistry()
+    mine.register(tally)
+    told = generate_latest(mine).decode()
+    wanted = [line for line in generate_latest(other).decode().splitlines() if "_created" not in line]
+    assert told.splitlines() == wanted
