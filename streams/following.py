@@ -31,10 +31,10 @@ KEPT_VERSIONS = 64
 CONTACT_S = 2.0
 """Seconds between two questions to the brokers, by which silence is told from absence."""
 
-PACE_S = 0.1
+PACE_S = 0.2
 """Seconds between two looks for records when there are none. A poll with a timeout asks again as soon as it is answered: where a
 broker does not hold an empty fetch (the one of the demo), that takes half a core from whoever shares the process; fifty looks a second took a
-tenth of a core that was busy deciding."""
+tenth of a core that was busy deciding, ten a twentieth."""
 
 _log = logs.get(__name__)
 
