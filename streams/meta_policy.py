@@ -34,6 +34,7 @@ from policies.position_state import no_rows, settled
 from policies.prior import AnyPrior
 from streams.messages import Message
 from streams.meta_feedback import Record
+from streams.policy_choosing import PolicyChoosing
 from streams.policy_exploring import PolicyExploring
 from streams.rules import tracks
 from streams.settings import PolicySettings
@@ -57,7 +58,7 @@ class PolicyMeta:
             seen=no_rows(start) if policy.positions == "learn" else None,
         )
         self.baselines: Baselines = {}
-        self.exploring = PolicyExploring(name, policy)
+        self.exploring = (PolicyChoosing if policy.explore == "top-layer" else PolicyExploring)(name, policy)
         self.alarms = 0
         self._policy = policy
         self._hold_ms = round(policy.kept_s * 1000)
@@ -133,7 +134,7 @@ class PolicyMeta:
         if record.policy == self.name and record.rows is not None:
             watch = self._policy.drift != "off"
             self.state, told = judged(self.state, record.rows, self._means, delays_s=self._policy.delays_s, watch=watch)
-            self.exploring.take(record.rows.x)
+            self.exploring.take(record.rows)
             self._reasons += told.reasons
             self._moved = True
             for arm in told.alarms:

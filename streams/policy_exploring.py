@@ -29,11 +29,11 @@ from policies.groups import GroupedPrior
 from policies.guardrails import CHANGE, change_of_chances
 from policies.meta_rules import Rules
 from policies.snapshot import exploring
+from policies.trials import Exploring
 from streams.messages import Message
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from policies.meta_state import Rows
     from policies.prior import AnyPrior
     from policies.snapshot import Snapshot
     from streams.settings_policy import PolicySettings
@@ -100,10 +100,17 @@ class PolicyExploring:
         self._groups = frozenset(group for group, kind in records if kind == GROUP and group is not None)
         self._job, self._records = None, {}
 
-    def take(self, x: npt.NDArray[np.floating]) -> None:
-        """Take the contexts of matured rows."""
+    def take(self, rows: Rows) -> None:
+        """Take matured rows."""
         if self.follows:
-            self.state = with_contexts(self.state, x)
+            self.state = with_contexts(self.state, rows.x)
+
+    def now(self, settings: Exploring) -> Exploring:
+        """How the policy explores, of what its settings say or roll-outs said before."""
+        return replace(settings, rates={**settings.rates, "alpha": self.state.alpha}) if self.follows else settings
+
+    def before(self, version: int, *, count: float, snapshot: Snapshot | None, free: bool) -> None:
+        """What is to be done before the snapshot of this version is made: nothing, as a rate stays until roll-outs change it."""
 
     def due(self, count: float) -> bool:
         """Whether a roll-out is to begin."""
@@ -131,7 +138,12 @@ class PolicyExploring:
             return ()
         found, reason = job.found
         ring, before = self.state.ring, self.state.alpha
-        against = "" if not reason else self._against(snapshot, found.alpha) if free else "the rate is held"
+        against = ""
+        if reason and not free:
+            against = "the rate is held"
+        elif reason and snapshot is not None:
+            rates = {**snapshot.rates, "alpha": found.alpha}
+            against = self.against(snapshot, Exploring(explorer=snapshot.explorer, rates=rates))
         self.state = replace(found, ring=ring, alpha=before if against else found.alpha)
         self._records[exploration_key(self.name)] = b""
         if against:
@@ -158,11 +170,11 @@ class PolicyExploring:
         """What `messages` gave is committed."""
         self._records = {}
 
-    def _against(self, snapshot: Snapshot | None, alpha: float) -> str:
-        """What the guardrail says against this rate in all decisions, "" if nothing."""
+    def against(self, snapshot: Snapshot | None, wished: Exploring) -> str:
+        """What the guardrail says against exploring so in all decisions, "" if nothing."""
         if snapshot is None:
             return ""
         x = np.zeros((1, 0)) if snapshot.model == "beta" else self.state.ring[-LOOKED_AT:].astype(np.float64)
-        after = exploring(snapshot, snapshot.explorer, {**snapshot.rates, "alpha": alpha})
+        after = exploring(snapshot, wished.explorer, wished.rates)
         moved = change_of_chances(snapshot, after, x)
         return f"chances would change by {moved:.3g} on average, the limit is {CHANGE:g}" if moved >= CHANGE else ""

@@ -78,9 +78,14 @@ class PolicyTrials:
         """Whether roll-outs may change the settings' rate: nothing is tried, adopted or frozen."""
         return self.state.trying is None and not self.state.adopted and not self.state.frozen
 
-    def explore(self, alpha: float) -> None:
-        """Take what roll-outs made of the settings' rate."""
-        self._settings = replace(self._settings, rates={**self._settings.rates, "alpha": alpha})
+    @property
+    def settings(self) -> Exploring:
+        """How the settings let it explore, or what roll-outs or the top layer made of them."""
+        return self._settings
+
+    def explore(self, settings: Exploring) -> None:
+        """Take what roll-outs or the top layer made of the settings."""
+        self._settings = settings
 
     @property
     def canary(self) -> Canary | None:

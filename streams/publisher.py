@@ -321,13 +321,12 @@ class Publisher:
             self._roll_out(known, standing, place)
         tried = (*self._explored(known), *self._try(name, known))
         why = (*why, *tried)
-        rate = EXPLORERS[known.trials.exploring.explorer].rate
-        self._metrics.exploration_rate.labels(policy=name).set(known.trials.exploring.rates[rate])
         known.meta.remember(by_name, known.prior, place.now_ms)
         changed = cut | {standing.renamed.get(arm, arm) for arm in touched}
         paced = known.snapshot is not None and known.terms.moved(known.snapshot.allotment)
         if known.snapshot is not None and not (changed or fresh or why or known.taken_over or paced):
             return
+        self._choose(name, known, standing)
         anew = fresh or told_of_arms or learned or known.taken_over
         snapshot = self._build(name, known, standing, place, why, None if anew else changed, succeeds=succeeds)
         told = bool(learned or tried or known.terms.reasons) or (bool(changed) and not known.taken_over)
@@ -474,13 +473,23 @@ class Publisher:
         exploring.begin(now)
 
     def _explored(self, known: Published) -> tuple[str, ...]:
-        """What a roll-out decided that is over, in words; the policy goes on by its rate."""
+        """What a roll-out that is over decided, or the top layer found, in words; the policy goes on by it."""
         exploring = known.meta.exploring
         if not exploring.follows:
             return ()
         told = exploring.heard(known.snapshot, free=known.trials.free)
-        known.trials.explore(exploring.state.alpha)
+        known.trials.explore(exploring.now(known.trials.settings))
         return told
+
+    def _choose(self, name: str, known: Published, standing: Roster) -> None:
+        """What is drawn for the next snapshot, if anything is, and how it explores."""
+        exploring, version = known.meta.exploring, 1 if known.snapshot is None else known.snapshot.version + 1
+        if exploring.follows:
+            count = sum(float(arm.count) for arm in standing.sums.values())
+            exploring.before(version, count=count, snapshot=known.snapshot, free=known.trials.free)
+            known.trials.explore(exploring.now(known.trials.settings))
+        now = known.trials.exploring
+        self._metrics.exploration_rate.labels(policy=name).set(now.rates[EXPLORERS[now.explorer].rate])
 
     def _ages(self) -> None:
         for name, known in self._policies.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policies.explorers import check
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -31,11 +33,12 @@ def groups_of(ads: Mapping[str, AdSettings], field: str) -> dict[str, str]:
 
 def unfit_exploration(policy: PolicySettings) -> str | None:
     """What is wrong with a policy's `explore` and `group_by`, and the way out; None if nothing is."""
+    if policy.choices and policy.explore != "top-layer":
+        return f"choices with explore = {policy.explore!r}: nothing chooses; set explore = 'top-layer', or leave choices out"
     if policy.explore == "top-layer":
-        return (
-            "explore = 'top-layer': it needs the rate that was drawn for each decision, which impressions do not bring; "
-            "set 'roll-outs' or 'fixed'"
-        )
+        wrong = _unfit_choices(policy)
+        if wrong is not None:
+            return wrong
     if policy.explore == "roll-outs":
         if policy.explorer != "thompson" or policy.model not in PLAYED:
             return (
@@ -45,6 +48,28 @@ def unfit_exploration(policy: PolicySettings) -> str | None:
         if policy.rates["alpha"] == 0.0:
             return "explore = 'roll-outs' with alpha = 0.0: a rate to begin with must be above zero; leave alpha out"
     return None if policy.group_by is None else _unfit_groups(policy, policy.group_by)
+
+
+def _unfit_choices(policy: PolicySettings) -> str | None:
+    if policy.mode != "online":
+        return (
+            f"explore = 'top-layer' with mode = {policy.mode!r}: its snapshots decide nothing, so that no choice earns anything; set mode = "
+            "'online', or explore = 'fixed'"
+        )
+    if not policy.choices:
+        if policy.explorer == "thompson" and policy.rates["alpha"] > 0.0:
+            return None
+        return (
+            f"explore = 'top-layer' with explorer = {policy.explorer!r} and no choices: the usual ones are rates of Thompson sampling with alpha "
+            "above zero; give choices, for example [{explorer = 'thompson', alpha = 0.3}]"
+        )
+    for number, one in enumerate(policy.choices):
+        rates = {name: value for name, value in one.items() if name != "explorer"}
+        try:
+            check(str(one.get("explorer", policy.explorer)), {name: float(value) for name, value in rates.items()})
+        except ValueError as error:
+            return f"choices[{number}] = {one}: {error}"
+    return None
 
 
 def _unfit_groups(policy: PolicySettings, field: str) -> str | None:

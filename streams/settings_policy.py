@@ -125,7 +125,14 @@ class PolicySettings(TextPolicy):
         description="width of the exploration; 0 is greedy; left out, it is 0.3 for thompson and 1 for ucb",
     )
     explore: Literal["fixed", "roll-outs", "top-layer"] = Field(
-        "fixed", description="whether alpha stays, or Bayesian roll-outs beside the stream move it (thompson only)"
+        "fixed",
+        description="whether alpha stays, or Bayesian roll-outs beside the stream move it (thompson only), or the top layer draws one of the "
+        "choices for each snapshot and moves by what they earn",
+    )
+    choices: tuple[dict[str, str | float], ...] = Field(
+        (),
+        max_length=19,
+        description="explore top-layer: ways to explore beside the policy's own, each a table of explorer and its rates; left out, usual alphas",
     )
     explore_every: int = Field(5000, ge=1, description="impressions between two roll-outs at least")
     group_by: str | None = Field(

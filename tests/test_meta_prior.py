@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from policies.batch import Batch
 from policies.exploration_records import encode_exploration
+from policies.meta_state import Rows
 from streams import cli, topics
 from streams.checkpoint import UnknownOutcomeError
 from streams.metrics import Metrics
@@ -114,7 +115,8 @@ def tick(publisher: Publisher, *, error: str = "") -> None:
 
 def contexts(publisher: Publisher) -> None:
     """As if matured rows had brought them."""
-    exploring(publisher).take(np.random.default_rng(2).standard_normal((64, D)))
+    x = np.random.default_rng(2).standard_normal((64, D))
+    exploring(publisher).take(Rows(arm=["new"] * 64, ts=np.zeros(64, np.int64), x=x, reward=np.zeros(64)))
 
 
 def record(settings: Settings) -> bytes:

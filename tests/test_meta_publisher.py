@@ -86,14 +86,14 @@ class World:
         return self.by_track, changed, self.place
 
 
-def matured(arm: Any, ts: Any, reward: Any) -> bytes:
-    """A record of matured rows, one of them a fallback decision."""
+def matured(arm: Any, ts: Any, reward: Any, *, version: int = 1) -> bytes:
+    """A record of matured rows that this version decided, one of them a fallback decision."""
     names, slots = Names(), Names()
     for one in ARMS:
         names[one]
     slots["top"]
     n = len(arm)
-    snapshot, propensity = np.ones(n, np.int64), np.full(n, 1 / len(ARMS))
+    snapshot, propensity = np.full(n, version), np.full(n, 1 / len(ARMS))
     snapshot[0], propensity[0] = -1, 1.0
     more = {"reward": reward.astype("<f8").tobytes(), "outcomes": reward.astype("<u4").tobytes(), "share": 1.0}
     return feedback._record(

@@ -146,7 +146,6 @@ ADS = {"a": {"campaign": "spring"}, "b": {"campaign": "autumn"}}
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        ({"explore": "top-layer"}, "which impressions do not bring"),
         ({"explorer": "ucb"}, "play Thompson sampling"),
         ({"model": "logistic", "dimension": 2}, "play Thompson sampling"),
         ({"alpha": 0.0}, "above zero"),

@@ -51,6 +51,8 @@ PLAIN = {
     "canary",
     "caps",
     "charging",
+    "choosing",
+    "choosing_records",
     "closed_forms",
     "compiled",
     "decay",

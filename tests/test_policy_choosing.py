@@ -1,0 +1,206 @@
+"""A publisher that draws a way to explore for each snapshot: what matured rows earn decides, and a new leader draws the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from policies.batch import Batch
+from policies.choosing_records import encode_choosing
+from policies.meta_state import Rows
+from streams import topics
+from streams.checkpoint import UnknownOutcomeError
+from streams.messages import Message
+from streams.policy_choosing import PolicyChoosing, choices_of
+from streams.posteriors import Place
+from streams.published import read_snapshots
+from streams.publisher import Publisher
+from streams.settings import PolicySettings, Settings
+from streams.snapshots import history
+from tests.test_meta_publisher import A_STEP, ARMS, START_MS, STEP_MS, WINDOW, World, leading, matured
+
+FRONT = {
+    "model": "beta",
+    "half_lives_s": (0.0, 2.0),
+    "window_s": WINDOW - 1.0,
+    "grace_s": 1.0,
+    "explore": "top-layer",
+    "choices": [{"alpha": 0.29}, {"explorer": "ucb", "alpha": 0.31}],
+}
+
+
+class Earning(World):
+    """Impressions name the snapshot that decided; one that was decided by ucb is clicked twice as often."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.decided: list[tuple[str, float]] = []
+
+    def decide(self, number: int, publisher: Publisher) -> None:
+        snapshot = publisher._policies["front"].snapshot
+        if snapshot is not None:
+            self.decided.append((snapshot.explorer, snapshot.rates["alpha"]))
+        version, explorer = (-1, "") if snapshot is None else (snapshot.version, snapshot.explorer)
+        arm = self.rng.integers(0, len(ARMS), A_STEP)
+        reward = (self.rng.random(A_STEP) < (0.2 if explorer == "ucb" else 0.1)).astype(float)
+        ts, hit, x = np.full(A_STEP, START_MS + STEP_MS * number), np.flatnonzero(reward), np.zeros((A_STEP, 0))
+        batch = Batch(
+            arms=ARMS, arm=arm, x=x, ts=ts, reward_arm=arm[hit], reward_x=x[hit], reward_ts=ts[hit],
+            reward=np.ones(len(hit)), square=np.ones(len(hit)),
+        )  # fmt: skip
+        self.by_track = {one: self.meta.models[one].update(sums, batch) for one, sums in self.by_track.items()}
+        self.changed.update(ARMS)
+        self.place = Place({0: int(ts[0])}, {}, int(ts[0]))
+        self.waiting.append(matured(arm, ts, reward, version=version))
+        if len(self.waiting) > WINDOW:
+            self.writer.commit([Message("feedback", None, self.waiting.pop(0))])
+            self.written += 1
+
+
+@pytest.fixture
+def settings(bootstrap: str, prefix: str) -> Settings:
+    made = Settings(bootstrap=bootstrap, prefix=prefix, partitions=1, policies={"front": FRONT}, meta_interval_s=3600.0)
+    topics.create(made)
+    return made
+
+
+def catch_up(publisher: Publisher, world: World) -> None:
+    end = time.monotonic() + 20
+    while True:
+        asyncio.run(publisher.tick())
+        meta = publisher._policies["front"].meta
+        if publisher._feedback is not None and meta.state.rows + meta.state.unscored == (A_STEP - 1) * world.written:
+            return
+        assert time.monotonic() < end, (publisher.ready(), meta.state)
+        time.sleep(0.01)
+
+
+def run(publisher: Publisher, world: Earning, steps: range) -> None:
+    for number in steps:
+        world.decide(number, publisher)
+        catch_up(publisher, world)
+
+
+def state(publisher: Publisher) -> bytes:
+    one = publisher._policies["front"].meta.exploring
+    assert isinstance(one, PolicyChoosing)
+    return encode_choosing("front", one.choosing, one.names)
+
+
+def test_the_choice_that_earns_most_gets_the_snapshots_and_history_says_so(settings: Settings) -> None:
+    """Explorer and rates of the snapshots are the choice's, and the metric shows the rate."""
+    world = Earning(settings)
+    with leading(settings, world) as publisher:
+        run(publisher, world, range(90))
+        snapshot = read_snapshots(settings)["front"]
+        sample = publisher._metrics.registry.get_sample_value
+        assert sample("clickloop_exploration_rate", {"policy": "front"}) == snapshot.rates["alpha"]
+    own, other, better = ("thompson", 0.3), ("thompson", 0.29), ("ucb", 0.31)
+    assert set(world.decided) == {own, other, better}
+    assert world.decided[:20].count(own) > world.decided[:20].count(better)
+    assert world.decided[-20:].count(better) > 14
+    reasons = [reason for head in history(settings, "front") for reason in head["reasons"]]
+    assert sum("thompson alpha 0.3 -> ucb alpha 0.31" in reason for reason in reasons) == 1
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_a_new_leader_draws_what_one_that_was_never_replaced_would_have(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, forgetful: bool
+) -> None:
+    """Dead in the middle of a transaction: the same counts and runs in the end. Not so for one that does not write them."""
+    if forgetful:
+        monkeypatch.setattr("streams.policy_choosing.decode_choosing", lambda data, start, names: start)
+    whole = Earning(settings)
+    with leading(settings, whole) as publisher:
+        run(publisher, whole, range(30))
+        expected = state(publisher)
+    other = settings.model_copy(update={"prefix": settings.prefix + "x-"})
+    topics.create(other)
+    world = Earning(other)
+    with leading(other, world) as publisher:
+        run(publisher, world, range(22))
+        assert publisher._writer is not None
+
+        def dies(messages: Any) -> None:
+            raise UnknownOutcomeError("the broker went away")
+
+        publisher._writer.commit = dies  # type: ignore[method-assign]
+        world.decide(22, publisher)
+        asyncio.run(publisher.tick())
+        assert publisher.ready() == (False, "the broker went away")
+    with leading(other, world) as publisher:
+        world.everything_changed()
+        catch_up(publisher, world)
+        run(publisher, world, range(23, 30))
+        assert (state(publisher) == expected) is not forgetful
+
+
+def choosing() -> PolicyChoosing:
+    return PolicyChoosing("front", PolicySettings(**FRONT))
+
+
+def test_while_something_is_tried_no_choice_is_drawn_or_credited() -> None:
+    """The settings decide those snapshots, and what they earn is nobody's."""
+    one = choosing()
+    one.before(1, count=10.0, snapshot=None, free=False)
+    settings = one.choices[0]
+    assert one.now(settings) is settings
+    before = one.choosing.layer
+    rows = Rows(
+        arm=["a"], ts=np.zeros(1, np.int64), x=np.zeros((1, 0)), reward=np.ones(1), snapshot=np.array([1]), group=None
+    )
+    one.take(rows)
+    assert (one.choosing.layer.S, one.choosing.layer.F) == (before.S, before.F)
+
+
+def test_rows_drawn_at_random_are_credited_to_nothing() -> None:
+    """They say nothing of how the policy explores."""
+    one = choosing()
+    one.before(1, count=10.0, snapshot=None, free=True)
+    rows = Rows(
+        arm=["a"] * 2,
+        ts=np.zeros(2, np.int64),
+        x=np.zeros((2, 0)),
+        reward=np.ones(2),
+        snapshot=np.array([1, 1]),
+        group=np.array([3, 4]),
+    )
+    one.take(rows)
+    assert sum(one.choosing.layer.S) == pytest.approx(len(one.choices) + 1.0)
+
+
+def test_a_choice_that_a_guardrail_speaks_against_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings' own way decides that snapshot."""
+    monkeypatch.setattr(PolicyChoosing, "against", lambda self, snapshot, wished: "chances would change by 0.5")
+    one = choosing()
+    for version in range(1, 100):
+        one.before(version, count=10.0 * version, snapshot=None, free=True)
+    assert one.choosing.runs == ((1, 0),)
+
+
+def test_without_choices_they_are_the_usual_rates() -> None:
+    """The settings' own first, each once."""
+    made = choices_of(PolicySettings(model="beta", explore="top-layer", alpha=0.4))
+    assert [one.rates["alpha"] for one in made] == [0.4, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        ({"explore": "fixed"}, "nothing chooses"),
+        ({"choices": [{"tau": 0.1}]}, r"choices\[0\] = .*has no rate 'tau'"),
+        ({"choices": [{"explorer": "magic"}]}, "there is no explorer 'magic'"),
+        ({"choices": [{"alpha": "wide"}]}, "could not convert"),
+        ({"choices": [], "explorer": "softmax"}, "give choices"),
+        ({"mode": "logging"}, "decide nothing"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_the_start(more: dict[str, Any], part: str) -> None:
+    """With the value and the way out."""
+    with pytest.raises(ValidationError, match=part):
+        PolicySettings(**{**FRONT, **more})
