@@ -37,7 +37,8 @@ def broker(bootstrap: str | None) -> Iterator[tuple[str, str]]:
 def topics_of(bootstrap: str, prefix: str, **settings: Any) -> Iterator[Settings]:
     """Give settings whose topics were just made under a prefix of their own; the topics are deleted afterwards."""
     policy = PolicySettings(dimension=DIMENSION, window_s=WINDOW_S, grace_s=GRACE_S)
-    made = Settings(bootstrap=bootstrap, prefix=prefix, partitions=PARTITIONS, policies={POLICY: policy}, **settings)
+    usual: dict[str, Any] = {"partitions": PARTITIONS, "policies": {POLICY: policy}}
+    made = Settings(bootstrap=bootstrap, prefix=prefix, **(usual | settings))
     report = topics.create(made)
     wrong = [f"{problem.topic} {problem.what}" for problem in report.problems if problem.error]
     if wrong:
