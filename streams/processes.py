@@ -171,4 +171,4 @@ def _plain(value: Any) -> str:
 def _in_table(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
