@@ -91,6 +91,7 @@ class Snapshot:
         audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
         logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
         succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
+        shares: of its decisions that other policies make, by their names (policies/contest.py).
     """
 
     policy: str
@@ -117,6 +118,7 @@ class Snapshot:
     logging: bool = False
     follows: str = ""
     succeeds: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def splits(self) -> bool:
@@ -209,6 +211,7 @@ def build(
     logging: bool = False,
     follows: str = "",
     succeeds: str | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> Snapshot:
     """Snapshot of merged sums under a prior. Arms whose numbers equal those of `previous` keep record and version.
 
@@ -222,7 +225,7 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows, succeeds: see
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows, succeeds, shares: see
             `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
@@ -274,6 +277,7 @@ def build(
             logging=logging,
             follows=follows,
             succeeds=succeeds,
+            shares={} if shares is None else dict(shares),
         )
     )
 
@@ -377,6 +381,7 @@ def head_of(snapshot: Snapshot) -> Head:
         logging=snapshot.logging,
         follows=snapshot.follows,
         succeeds=snapshot.succeeds,
+        shares=dict(snapshot.shares),
     )
 
 
@@ -438,4 +443,5 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         logging=head.logging,
         follows=head.follows,
         succeeds=head.succeeds,
+        shares=head.shares,
     )

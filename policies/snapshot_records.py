@@ -17,6 +17,7 @@ Head::
     audit_share   of decisions drawn uniformly. Left out if 0
     logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
     succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
+    shares        {policy: share} of this policy's decisions that others make (policies/contest.py). Left out if none do
 
 Arm::
 
@@ -34,7 +35,7 @@ fields of version 1 enter, so that a reader which does not know a field added la
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,6 +171,7 @@ class Head:
     logging: bool = False
     follows: str = ""
     succeeds: str | None = None
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 class _Version(msgspec.Struct):
@@ -213,6 +215,7 @@ class _Head(msgspec.Struct):
     logging: bool = False
     follows: str = ""
     succeeds: str | None = None
+    shares: dict[str, float] = {}
 
 
 class _Arm(msgspec.Struct):
@@ -229,7 +232,7 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows", "succeeds")
+LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows", "succeeds", "shares")
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))

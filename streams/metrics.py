@@ -171,6 +171,12 @@ class Metrics:
             ["policy"],
             registry=registry,
         )
+        self.contest_share = Gauge(
+            "clickloop_contest_share",
+            "Share of a policy's decisions that another one makes by what it earns.",
+            ["policy", "contender"],
+            registry=registry,
+        )
         self.position_effect = Gauge(
             "clickloop_position_effect_ratio",
             "Click rate of a slot against the first one's, as learned.",

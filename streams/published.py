@@ -52,6 +52,7 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "logging",
             "follows",
             "succeeds",
+            "shares",
         )
     )
 

@@ -36,6 +36,7 @@ from streams.messages import Message
 from streams.meta_feedback import FeedbackFollower
 from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
+from streams.policy_contest import PolicyContest
 from streams.policy_terms import PolicyTerms, silence
 from streams.policy_trials import PolicyTrials
 from streams.posteriors import Place, Posteriors
@@ -64,6 +65,7 @@ class Published:
     meta: PolicyMeta
     terms: PolicyTerms
     trials: PolicyTrials
+    contest: PolicyContest
     references: ReferenceWriter | None = None
     snapshot: Snapshot | None = None
     prior: AnyPrior | None = None
@@ -91,6 +93,7 @@ class Publisher:
                 PolicyMeta(name, policy),
                 PolicyTerms(name, policy),
                 PolicyTrials(name, policy),
+                PolicyContest(name, settings.policies),
                 reference_writer(settings, name),
             )
             for name, policy in settings.policies.items()
@@ -169,6 +172,8 @@ class Publisher:
                 self._metrics.snapshot_age.remove(name)
                 self._metrics.half_life.remove(name)
                 self._metrics.exploration_rate.remove(name)
+                for contender in known.contest.members[1:]:
+                    self._metrics.contest_share.remove(name, contender)
                 for slot in known.meta.effects:
                     self._metrics.position_effect.remove(name, slot)
                 if known.meta.follows:
@@ -196,6 +201,8 @@ class Publisher:
             for known in self._policies.values():
                 if known.trials.follows:
                     known.trials.judge(record)
+                if known.contest.follows:
+                    known.contest.judge(record)
         for known in self._policies.values():
             known.trials.settle(self._feedback.bounds, self._feedback.ended)
         for name, known in self._policies.items():
@@ -209,13 +216,14 @@ class Publisher:
 
     def _commit(self, known: Published, writer: Writer, snapshot: list[Message]) -> None:
         """Write a snapshot's records and what the meta-state has to write, together or not at all."""
-        tried = known.trials.messages()
-        written = [*known.meta.messages(), *known.terms.messages(), *tried, *snapshot]
+        tried, contest = known.trials.messages(), known.contest.messages()
+        written = [*known.meta.messages(), *known.terms.messages(), *tried, *contest, *snapshot]
         if written:
             writer.commit(written)
         known.meta.written()
         known.terms.written(published=bool(snapshot))
         known.trials.written(tried)
+        known.contest.written(contest)
         known.meta_at = time.monotonic()
 
     def _was_released(self) -> bool:
@@ -263,6 +271,7 @@ class Publisher:
             known.meta.restore(metas.get(name, {}))
             known.terms.restore(metas.get(name, {}))
             known.trials.restore(metas.get(name, {}))
+            known.contest.restore(metas.get(name, {}))
             if known.references is not None:
                 known.references.restore(metas.get(name, {}))
             self._metrics.half_life.labels(policy=name).set(known.meta.half_life_s)
@@ -278,10 +287,13 @@ class Publisher:
         if self._feedback is not None:
             self._feedback.close()
             self._feedback = None
-        following = [one for known in self._policies.values() for one in (known.meta, known.trials) if one.follows]
+        following = [
+            one for known in self._policies.values() for one in (known.meta, known.trials, known.contest) if one.follows
+        ]
         if not following:
             return
-        limits = {one.name: self._policies[one.name].settings.feature_limit for one in following}
+        names = {name for one in following for name in (one.members if isinstance(one, PolicyContest) else (one.name,))}
+        limits = {name: self._policies[name].settings.feature_limit for name in names}
         self._feedback = FeedbackFollower(self._settings, limits=limits)
         for one in following:
             one.place({number: high for number, (_, high) in self._feedback.bounds.items()})
@@ -319,7 +331,7 @@ class Publisher:
             return
         if fitted:
             self._roll_out(known, standing, place)
-        tried = (*self._explored(known), *self._try(name, known))
+        tried = (*self._explored(known), *self._try(name, known), *known.contest.heard())
         why = (*why, *tried)
         known.meta.remember(by_name, known.prior, place.now_ms)
         changed = cut | {standing.renamed.get(arm, arm) for arm in touched}
@@ -395,6 +407,7 @@ class Publisher:
             gone=standing.gone,
             allotment=known.terms.allotment(Allotment(kappa=known.meta.effects)),
             succeeds=succeeds,
+            shares=known.contest.shares,
         )
 
     def _pace(self, name: str, known: Published) -> None:
@@ -482,12 +495,14 @@ class Publisher:
         return told
 
     def _choose(self, name: str, known: Published, standing: Roster) -> None:
-        """What is drawn for the next snapshot, if anything is, and how it explores."""
+        """What is drawn for the next snapshot, if anything is, and how it explores; who makes which share of its decisions."""
         exploring, version = known.meta.exploring, 1 if known.snapshot is None else known.snapshot.version + 1
         if exploring.follows:
             count = sum(float(arm.count) for arm in standing.sums.values())
             exploring.before(version, count=count, snapshot=known.snapshot, free=known.trials.free)
             known.trials.explore(exploring.now(known.trials.settings))
+        for contender, share in known.contest.shares.items():
+            self._metrics.contest_share.labels(policy=name, contender=contender).set(share)
         now = known.trials.exploring
         self._metrics.exploration_rate.labels(policy=name).set(now.rates[EXPLORERS[now.explorer].rate])
 

@@ -82,8 +82,10 @@ class Brokers:
     """Tells whether the service is ready: snapshots are there and followed, and what is sent arrives."""
 
     def __init__(self, settings: Settings, client: PolicyClient) -> None:
-        # one that learns beside another is not needed to decide
-        self._policies = tuple(name for name, policy in settings.policies.items() if policy.succeeds is None)
+        # one that learns beside another, or contends with it, is not needed to decide
+        self._policies = tuple(
+            name for name, policy in settings.policies.items() if policy.succeeds is None and policy.contends is None
+        )
         self._client = client
         self._delivered = (0, time.monotonic())
         self.draining = False

@@ -17,6 +17,7 @@ from streams import security
 from streams.failpoints import failpoints
 from streams.modes import check_follows
 from streams.settings_attribution import rules_differ
+from streams.settings_contest import contest_problem
 from streams.settings_encoder import EncoderSettings
 from streams.settings_errors import ENV_NESTING, ENV_PREFIX, SettingsError, explain
 from streams.settings_policy import TEN_YEARS_S, PolicySettings
@@ -223,6 +224,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _successions_make_sense(self) -> Self:
         problem = line_problem(self.policies)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _contests_make_sense(self) -> Self:
+        problem = contest_problem(self.policies)
         if problem is not None:
             raise ValueError(problem)
         return self

@@ -47,6 +47,11 @@ class TextPolicy(SlotPolicy):
         min_length=1,
         description="policy that this one learns beside, and takes over from when it has enough data",
     )
+    contends: str | None = Field(
+        None,
+        min_length=1,
+        description="policy of whose decisions this one makes a share, by what it earns; both learn from their own",
+    )
     succession_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="share of the other policy's decisions that this one learns from until then"
     )

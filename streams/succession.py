@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from policies.contest import contender
 from policies.succession import is_due, learns
 from streams import logs
+from streams.settings_contest import contenders_of
 from streams.settings_texts import line_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ class Routes:
         self._policies = settings.policies
         lines = {name: line_of(settings.policies, name) for name in settings.policies}
         self._lines = {name: line for name, line in lines.items() if len(line) > 1}
+        self._contests = {
+            name: found for name in settings.policies if (found := contenders_of(settings.policies, name))
+        }
+        together = self._lines | {name: (name, *found) for name, found in self._contests.items()}
         self._names = {
             name: frozenset(
                 feature
@@ -58,14 +64,15 @@ class Routes:
                 if (features := settings.policies[one].features) is not None
                 for feature in features.features.names
             )
-            for name, line in self._lines.items()
+            for name, line in together.items()
         }
 
     def of(self, policy: str, decision_id: str, snapshot: Callable[[str], Snapshot | None]) -> Route:
         """The route of a decision, by the newest snapshots; one of other features than the settings' here decides nothing."""
         line = self._lines.get(policy)
         if line is None:
-            return Route(policy, policy)
+            decides = self._winner(policy, decision_id, snapshot) if policy in self._contests else policy
+            return Route(decides, decides)
         decides = policy
         for name in line[1:]:
             found = snapshot(name)
@@ -78,9 +85,18 @@ class Routes:
             break
         return Route(decides, decides)
 
+    def _winner(self, policy: str, decision_id: str, snapshot: Callable[[str], Snapshot | None]) -> str:
+        """Who decides where others contend: by the shares in the snapshot of the policy that is asked for, which decides for one that cannot."""
+        asked = snapshot(policy)
+        name = None if asked is None else contender(decision_id, asked.shares)
+        if name not in self._contests[policy]:
+            return policy
+        found = snapshot(name)
+        return policy if found is None or found.encoder != self._policies[name].fingerprint else name
+
     def values(self, asked: str, policy: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
         """Of the values that came for a policy, what one of its line takes: names that another of them has are left out."""
-        known = self._policies[policy].features if asked in self._lines else None
+        known = self._policies[policy].features if asked in self._names else None
         if known is None:
             return values
         own, others = known.features.names, self._names[asked]

@@ -86,8 +86,8 @@ class World:
         return self.by_track, changed, self.place
 
 
-def matured(arm: Any, ts: Any, reward: Any, *, version: int = 1) -> bytes:
-    """A record of matured rows that this version decided, one of them a fallback decision."""
+def matured(arm: Any, ts: Any, reward: Any, *, version: int = 1, policy: str = "front") -> bytes:
+    """A record of matured rows that this version of a policy decided, one of them a fallback decision."""
     names, slots = Names(), Names()
     for one in ARMS:
         names[one]
@@ -97,7 +97,7 @@ def matured(arm: Any, ts: Any, reward: Any, *, version: int = 1) -> bytes:
     snapshot[0], propensity[0] = -1, 1.0
     more = {"reward": reward.astype("<f8").tobytes(), "outcomes": reward.astype("<u4").tobytes(), "share": 1.0}
     return feedback._record(
-        "matured", 0, "front", names, slots, arm=arm, slot=np.zeros(n, np.int64), snapshot=snapshot,
+        "matured", 0, policy, names, slots, arm=arm, slot=np.zeros(n, np.int64), snapshot=snapshot,
         propensity=propensity, impression_ts=ts, impression_offset=np.arange(n), impression_row=np.zeros(n),
         flags=np.zeros(n, np.uint8), x=np.zeros((n, 0)), more=more,
     )  # fmt: skip

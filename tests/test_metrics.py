@@ -36,6 +36,7 @@ LABELS = {
     "clickloop_snapshot_age_seconds": {"policy"},
     "clickloop_ctr": {"policy"},
     "clickloop_half_life_seconds": {"policy"},
+    "clickloop_contest_share": {"policy", "contender"},
     "clickloop_exploration_rate": {"policy"},
     "clickloop_position_effect_ratio": {"policy", "slot"},
     "clickloop_audit_alarms": {"policy"},

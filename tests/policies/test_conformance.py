@@ -55,6 +55,7 @@ PLAIN = {
     "choosing_records",
     "closed_forms",
     "compiled",
+    "contest",
     "decay",
     "decide",
     "decide_batch",
