@@ -10,7 +10,7 @@ Decisions come in blocks of 100 from one snapshot; there is no floor. Told are d
 Systems: `clickloop` is the library's default meta-update; `clickloop-fixed`, `clickloop-roll-outs` and `clickloop-top-layer` are its
 ways to explore, of which the first is taken from the others. `fixed` are pairs of a rate (0.1 to 1) and a half-life (none to 6,000
 rounds), with the library's fitted prior: the best of them in hindsight is what bars compare with.
-`textbook` is linear Thompson sampling with the prior N(0, I) and alpha = 1; `epsilon-greedy` draws 2% uniformly, after 1,000
+"vowpalwabbit --bag 10 -l 0.1" is VowpalWabbit with these options. `textbook` is linear Thompson sampling with the prior N(0, I) and alpha = 1; `epsilon-greedy` draws 2% uniformly, after 1,000
 rounds that all are; `exp3` chooses among the six rates. VowpalWabbit's variants need its package and are left out without it.
 
 A regret is the sum over rounds of the best arm's click probability minus the chosen arm's. Bars are ratios of mean regrets over
@@ -54,15 +54,15 @@ WORLDS: dict[str, tuple[str, float, float]] = {kind: (kind, 0.04, 1000.0) for ki
 }
 """Kind, click rate and mean delay of each environment."""
 
+VW = "vowpalwabbit"
 PEERS = {
-    "vowpalwabbit-squarecb": "--squarecb",
-    "vowpalwabbit-regcb": "--regcb",
-    "vowpalwabbit-bag": "--bag 5",
-    "vowpalwabbit-squarecb-greedier": "--squarecb --gamma_scale 100",
-    "vowpalwabbit-regcb-greedier": "--regcb --mellowness 0.01",
-    "vowpalwabbit-bag-slower": "--bag 5 -l 0.1",
+    f"{VW}-squarecb": "--squarecb",
+    f"{VW}-regcb": "--regcb",
+    f"{VW}-bag": "--bag 5",
+    f"{VW}-squarecb-tuned": "--squarecb --gamma_scale 100",
+    f"{VW}-regcb-tuned": "--regcb --mellowness 0.001",
 }
-"""Defaults, and another setting of each: candidates for tuning."""
+"""Defaults, and the best of a grid on seed 100 (docs/meta.md has it; of bag that is the default)."""
 OURS = ("clickloop", "clickloop-fixed", "clickloop-roll-outs", "clickloop-top-layer")
 DEFAULT_WAY = Rules(model="linear", dimension=DIMENSION).explore
 SYSTEMS = (*OURS, "fixed", "textbook", "epsilon-greedy", "exp3", *PEERS)
@@ -122,8 +122,8 @@ def measure(environment: str, systems: list[str], *, seed: int, rounds: int) -> 
         loop = Loop(world, list(together.values()), mean_delay=mean_delay, seed=seed, arms=ARMS)
         found |= dict(zip(together, loop.play(rounds), strict=True))
     for name in systems:
-        if name in PEERS:
-            peer = VowpalWabbit(seed=seed, explorer=PEERS[name])
+        if name.startswith(VW):
+            peer = VowpalWabbit(seed=seed, explorer=PEERS.get(name, name.removeprefix(f"{VW} ")))
             found[name] = play(world, peer, rounds=rounds, arms=ARMS, block=BLOCK, mean_delay=mean_delay)
     return found
 
@@ -159,12 +159,23 @@ def main() -> None:
         print(json.dumps(record(regrets, found, given.rounds)))
 
 
+def known(system: str) -> str:
+    """A system's name, or "vowpalwabbit" and options of its own.
+
+    >>> known("vowpalwabbit --bag 10 -l 0.1")
+    'vowpalwabbit --bag 10 -l 0.1'
+    """
+    if system in SYSTEMS or system.startswith(f"{VW} --"):
+        return system
+    raise argparse.ArgumentTypeError(f"{system!r} is none of {', '.join(SYSTEMS)}, nor '{VW} --options'")
+
+
 def asked() -> argparse.Namespace:
     """What the command line asks for; what cannot work is refused before anything runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", nargs="+", choices=tuple(WORLDS), default=list(WORLDS), help="where")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), help="of the worlds and the draws")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="who (default all)")
+    parser.add_argument("--systems", nargs="+", type=known, default=list(SYSTEMS), help="who (default all)")
     parser.add_argument("--rounds", type=int, default=MOST_ROUNDS, help="how many (default %(default)s)")
     parser.add_argument("--plot", type=Path, help="draw the curves of regret into this PNG file")
     parser.add_argument("--save", type=Path, help="keep regrets in this JSON file, and take from it what it has")
@@ -180,9 +191,9 @@ def asked() -> argparse.Namespace:
             require_writable(given.plot)
         except PlotError as error:
             parser.error(str(error))
-    if importlib.util.find_spec("vowpalwabbit") is None and set(given.systems) & set(PEERS):
+    if importlib.util.find_spec(VW) is None and any(one.startswith(VW) for one in given.systems):
         print("vowpalwabbit is not installed (extra bench): its variants are left out", flush=True)
-        given.systems = [one for one in given.systems if one not in PEERS]
+        given.systems = [one for one in given.systems if not one.startswith(VW)]
         if not given.systems:
             parser.error("--systems has none that can be measured without vowpalwabbit; install the extra bench")
     return given

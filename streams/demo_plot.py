@@ -48,16 +48,19 @@ def require_writable(path: Path) -> None:
         ) from error
 
 
+THIN = 0.1
+
+
 def binned(history: History, bins: int = BINS) -> dict[str, FloatArray]:
     """Means over equal stretches of time: `time_s` (their middles), `chosen`, `uniform`, `best`, `clicked`, each (m,).
 
-    Stretches without a decision are left out, so m <= `bins`.
+    Stretches with fewer decisions than THIN of the usual number are left out, so m <= `bins`: a click of two would be a rate of 50%.
     """
     end_s = float(history.time_s[-1]) if len(history.time_s) else 0.0
     width_s = max(end_s, 1e-9) / bins
     place = np.minimum((history.time_s / width_s).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins).astype(np.float64)
-    there = count > 0
+    there = (count > 0) & (count >= THIN * np.median(count[count > 0])) if count.any() else count > 0
     result: dict[str, FloatArray] = {"time_s": np.asarray((np.flatnonzero(there) + 0.5) * width_s, np.float64)}
     for name in ("chosen", "uniform", "best", "clicked"):
         sums = np.bincount(place, weights=getattr(history, name), minlength=bins).astype(np.float64)

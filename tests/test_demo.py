@@ -97,6 +97,19 @@ def test_a_second_without_decisions_is_no_share_of_nothing() -> None:
     assert np.allclose(shares.sum(axis=0), 1)
 
 
+def test_a_second_with_two_decisions_is_no_rate() -> None:
+    """It would be 0, 50 or 100%, and stretch the axis for all."""
+    n = 1000
+    time_s = np.concatenate([[0.1, 0.2], np.linspace(1.0, 10.0, n - 2)])
+    zeros = np.zeros(n)
+    clicked = np.zeros(n, bool)
+    clicked[0] = True
+    made = History(time_s=time_s, arm=np.zeros(n, int), chosen=zeros, uniform=zeros, best=zeros, clicked=clicked)
+    points = binned(made, bins=10)
+    assert len(points["time_s"]) == 9
+    assert points["clicked"].max() == 0.0
+
+
 @pytest.mark.parametrize("arms", [2, 20])
 def test_the_picture_is_a_png(arms: int, tmp_path: Path) -> None:
     """Few arms, or more than have a colour of their own."""
