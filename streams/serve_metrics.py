@@ -19,7 +19,7 @@ class Tally(Collector):
     >>> tally = Tally()
     >>> tally.answered("/livez", 200)
     >>> [sample.value for family in tally.collect() for sample in family.samples if "path" in sample.labels]
-    [1.0]
+    [1]
     """
 
     def __init__(self) -> None:
