@@ -5,7 +5,8 @@
 100 candidates, 3 slots, d = 32: a request of about 1.8 kB. One serving process, pinned to one core, that logs its
 impressions to a broker in memory; wrk on the others. For explorers with closed forms (softmax), for Thompson sampling with
 exact propensities, and for an empty handler on the same server; and what a decision takes in process (`inprocess_p99_us`). Latencies are at half the rate that was reached, with
-connections that wait between requests. Needs wrk (Debian: apt-get install wrk).
+connections that wait between requests. Needs wrk (Debian: apt-get install wrk); the
+goals are those of the extra compiled.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.decide import DIMENSION, learned, rows_of
 from benchmarks.environments import Static
+from policies.compiled import kernels
 from policies.snapshot import build, records
 from streams import topics
 from streams.drawing import OfThreads
@@ -207,7 +209,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, LocalBroker() as broker:
         folder = Path(name)
         size = bodies(folder / "bodies", env)
-        print(f"{ARMS} candidates, {SLOTS} slots, d = {DIMENSION}, requests of {size} bytes, one serving core")
+        how = "by numpy: the extra compiled is not installed" if kernels() is None else "compiled"
+        print(f"{ARMS} candidates, {SLOTS} slots ({how}), d = {DIMENSION}, requests of {size} bytes, one serving core")
         port = free_port()
         with running(bare, port, port, "/") as pid:
             found = measured(pid, f"http://127.0.0.1:{port}/", folder, seconds=asked.seconds)
