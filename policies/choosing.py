@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from policies.top_layer import MEMORY, TopLayer, evidence, law, matured, top_layer
+from policies.top_layer import MEMORY, TopLayer, law, matured, moved, top_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,12 +125,5 @@ def led(state: Choosing, names: Sequence[str]) -> tuple[Choosing, str]:
     >>> led(credited(state, np.repeat([1, 2], 2000), np.repeat([0.0, 1.0], 2000)), ["alpha 0.3", "alpha 1"])[1]
     'alpha 0.3 -> alpha 1: 95% of snapshots; that the choices differ has the probability 1.00'
     """
-    q = law(state.layer)
-    leader = int(q.argmax())
-    if leader == state.leader:
-        return state, ""
-    words = (
-        f"{names[state.leader]} -> {names[leader]}: {q[leader]:.0%} of snapshots; that the choices differ has the "
-        f"probability {evidence(state.layer):.2f}"
-    )
+    leader, words = moved(state.layer, state.leader, names, of="snapshots")
     return replace(state, leader=leader), words

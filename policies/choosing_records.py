@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from policies.choosing import Choosing
+from policies.records import versioned
 from policies.sums import RecordError
 
 VERSION = 1
@@ -74,12 +75,7 @@ def decode_choosing(data: bytes, start: Choosing, names: tuple[str, ...]) -> Cho
     Raises:
         RecordError: a later version, or damaged.
     """
-    try:
-        record = msgspec.msgpack.decode(data, type=_Choosing)
-    except msgspec.MsgspecError as error:
-        raise RecordError(f"a state of the top layer is damaged: {error}") from error
-    if record.v != VERSION:
-        raise RecordError(f"a state of the top layer has version {record.v}; this program reads {VERSION}: upgrade it")
+    record = versioned(data, _Choosing, VERSION, "a state of the top layer")
     if record.names != names:
         return start
     index = np.frombuffer(record.index, "i1").tolist()

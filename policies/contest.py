@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from policies.records import versioned
 from policies.sums import RecordError
-from policies.top_layer import TopLayer, evidence, law, matured, top_layer
+from policies.top_layer import TopLayer, law, matured, moved, top_layer
 
 if TYPE_CHECKING:
     from policies.batch import FloatArray
@@ -95,16 +96,9 @@ def led(state: Contest) -> tuple[Contest, str]:
 
     >>> state = credited(first_contest(("a", "b"), bound=1.0), "a", np.zeros(2000))
     >>> led(credited(state, "b", np.ones(2000)))[1]
-    "'a' -> 'b': 95% of the decisions; that the policies earn differently has the probability 1.00"
+    "'a' -> 'b': 95% of the decisions; that the choices differ has the probability 1.00"
     """
-    q = law(state.layer)
-    leader = int(q.argmax())
-    if leader == state.leader:
-        return state, ""
-    words = (
-        f"{state.names[state.leader]!r} -> {state.names[leader]!r}: {q[leader]:.0%} of the decisions; that the policies earn differently "
-        f"has the probability {evidence(state.layer):.2f}"
-    )
+    leader, words = moved(state.layer, state.leader, [repr(name) for name in state.names], of="the decisions")
     return replace(state, leader=leader), words
 
 
@@ -147,12 +141,7 @@ def decode_contest(data: bytes, start: Contest) -> Contest:
     Raises:
         RecordError: a later version, or damaged.
     """
-    try:
-        record = msgspec.msgpack.decode(data, type=_Record)
-    except msgspec.MsgspecError as error:
-        raise RecordError(f"a state of a contest is damaged: {error}") from error
-    if record.v != VERSION:
-        raise RecordError(f"a state of a contest has version {record.v}; this program reads {VERSION}: upgrade it")
+    record = versioned(data, _Record, VERSION, "a state of a contest")
     if not len(record.names) == len(record.S) == len(record.F):
         raise RecordError(f"a state of a contest has {len(record.S)} counts of {len(record.names)} policies")
     known = {name: (s, f) for name, s, f in zip(record.names, record.S, record.F, strict=True)}

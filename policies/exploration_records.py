@@ -22,7 +22,6 @@ Group::
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,7 +29,7 @@ import numpy as np
 from policies.exploration import Exploration, Offsets
 from policies.exploring import Hazard
 from policies.prior import HybridPrior
-from policies.records import from_bytes, to_bytes
+from policies.records import from_bytes, to_bytes, versioned
 from policies.sums import RecordError
 
 VERSION = 1
@@ -104,7 +103,7 @@ def decode_exploration(data: bytes, start: Exploration) -> Exploration:
     Raises:
         RecordError: a later version, or damaged.
     """
-    record: _Exploration = _decoded(data, _Exploration, "a state of exploration")
+    record: _Exploration = versioned(data, _Exploration, VERSION, "a state of exploration")
     ring, d = start.ring, start.ring.shape[1]
     if record.d == d and d:
         values = from_bytes(record.ring, len(record.ring) // 4, what="recent contexts", dtype="<f4")
@@ -140,7 +139,7 @@ def encode_group(policy: str, group: str, prior: HybridPrior) -> bytes:
 
 def decode_group(data: bytes) -> HybridPrior:
     """What arms of a group start from. Raises RecordError if it cannot be used."""
-    record: _Group = _decoded(data, _Group, "a group's prior")
+    record: _Group = versioned(data, _Group, VERSION, "a group's prior")
     d = len(record.mean) // 8
     factor = np.zeros((d, d))
     factor[np.tril_indices(d)] = from_bytes(record.factor, d * (d + 1) // 2, what="a group's factor")
@@ -149,13 +148,3 @@ def decode_group(data: bytes) -> HybridPrior:
         return HybridPrior(mean=mean, factor=factor, tau2=tau2, s2=record.s2)
     except ValueError as error:
         raise RecordError(f"group {record.group!r} of policy {record.policy!r}: {error}") from error
-
-
-def _decoded(data: bytes, kind: type[Any], what: str) -> Any:
-    try:
-        record = msgspec.msgpack.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise RecordError(f"{what} cannot be read: {error}; its first bytes are {data[:16].hex(' ')}") from error
-    if not 1 <= record.v <= VERSION:
-        raise RecordError(f"{what} has version {record.v}, this reader knows 1 to {VERSION}; upgrade it")
-    return record

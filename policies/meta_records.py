@@ -32,7 +32,7 @@ Baseline::
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -45,7 +45,7 @@ from policies.meta_means import Means
 from policies.meta_state import MetaState, Rewards
 from policies.position_state import GROUPS, Placed
 from policies.positions import Counts
-from policies.records import from_bytes, to_bytes
+from policies.records import from_bytes, to_bytes, versioned
 from policies.sums import Effective, RecordError
 from policies.triangle import unpack_symmetric, upper_positions
 
@@ -129,10 +129,6 @@ class _Means(msgspec.Struct, frozen=True):
     mean: bytes
 
 
-class _Version(msgspec.Struct, frozen=True):
-    v: int
-
-
 def meta_key(policy: str) -> bytes:
     """Kafka key of a policy's meta-state.
 
@@ -202,7 +198,7 @@ def decode_meta(data: bytes, start: MetaState, *, delays_s: Sequence[float]) -> 
     Raises:
         RecordError: a later version, or damaged.
     """
-    record: _Meta = _decode(data, _Meta, "a meta-state")
+    record: _Meta = versioned(data, _Meta, VERSION, "a meta-state")
     ages, ladder = start.ages, start.ladder
     same_delays = record.delays_s == tuple(delays_s)
     if record.ages.window_ms == ages.window_ms:
@@ -277,7 +273,7 @@ def encode_baseline(policy: str, arm: str, baselines: Mapping[float, Baseline]) 
 
 def decode_baseline(data: bytes) -> dict[float, Baseline]:
     """An arm's baselines by half-life. Raises RecordError if they cannot be used."""
-    record: _Baseline = _decode(data, _Baseline, "a baseline")
+    record: _Baseline = versioned(data, _Baseline, VERSION, "a baseline")
     found = {}
     for part in record.tracks:
         d = len(part.b) // 8
@@ -310,7 +306,7 @@ def encode_means(policy: str, means: Means, half_lives_s: tuple[float, ...]) -> 
 
 def decode_means(data: bytes, model: str, half_lives_s: tuple[float, ...]) -> Means | None:
     """Means from their record; None if they are of another model or other half-lives. Raises RecordError."""
-    record: _Means = _decode(data, _Means, "a record of means")
+    record: _Means = versioned(data, _Means, VERSION, "a record of means")
     if record.model != model or record.half_lives_s != half_lives_s:
         return None
     length = len(record.mean) // 4
@@ -320,13 +316,3 @@ def decode_means(data: bytes, model: str, half_lives_s: tuple[float, ...]) -> Me
     if length % (tracks * arms):
         raise RecordError(f"a record of means has {length} numbers for {tracks} tracks of {arms} arms")
     return Means(at_ms=record.at_ms, row=row, mean=mean.reshape(tracks, arms, -1), model=model)
-
-
-def _decode(data: bytes, kind: type[Any], what: str) -> Any:
-    try:
-        version = msgspec.msgpack.decode(data, type=_Version).v
-        if not 1 <= version <= VERSION:
-            raise RecordError(f"{what} has version {version}, this reader knows 1 to {VERSION}; upgrade it")
-        return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise RecordError(f"{what} cannot be read: {error}; its first bytes are {data[:16].hex(' ')}") from error

@@ -20,7 +20,7 @@ be added within a version; a reader refuses a larger version, because it cannot 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from policies.batch import FloatArray
+
+
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+
+
+class _Version(msgspec.Struct):
+    v: int
 
 
 class PendingRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +96,17 @@ def read(record: Mapping[str, object], expected: Mapping[str, Any]) -> SumsRecor
             f"sums hold {len(sums.pending)} pending accumulators for {len(sums.delays_s)} delays; one each"
         )
     return sums
+
+
+def versioned(data: bytes, kind: type[Kind], newest: int, what: str) -> Kind:
+    """A record that is a MessagePack map with the version ``v``. Raises RecordError: of a version above `newest`, or it cannot be read."""
+    try:
+        version = msgspec.msgpack.decode(data, type=_Version).v
+        if not 1 <= version <= newest:
+            raise RecordError(f"{what} has version {version}, this reader knows 1 to {newest}; upgrade it")
+        return msgspec.msgpack.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise RecordError(f"{what} cannot be read: {error}; its first bytes are {data[:16].hex(' ')}") from error
 
 
 def to_bytes(array: npt.NDArray[Any], dtype: str = "<f8") -> bytes:

@@ -185,10 +185,19 @@ def told(before: TopLayer, after: TopLayer, names: Sequence[str]) -> str:
     >>> told(before, matured(before, np.repeat([0, 1], 2000), np.repeat([0.0, 1.0], 2000)), ["0.3", "1"])
     '0.3 -> 1: 95% of events; that the choices differ has the probability 1.00'
     """
-    old, new = int(law(before).argmax()), int(law(after).argmax())
-    if old == new:
-        return ""
-    return (
-        f"{names[old]} -> {names[new]}: {law(after)[new]:.0%} of events; that the choices differ has the probability "
-        f"{evidence(after):.2f}"
+    return moved(after, int(law(before).argmax()), names)[1]
+
+
+def moved(state: TopLayer, leader: int, names: Sequence[str], *, of: str = "events") -> tuple[int, str]:
+    """Index of the choice that most events (or what `of` says) go to, and in words what changed since another led, "" if nothing did.
+
+    >>> moved(top_layer(2, default=0), 0, ["0.3", "1"])
+    (0, '')
+    """
+    q = law(state)
+    new = int(q.argmax())
+    if new == leader:
+        return leader, ""
+    return new, (
+        f"{names[leader]} -> {names[new]}: {q[new]:.0%} of {of}; that the choices differ has the probability {evidence(state):.2f}"
     )

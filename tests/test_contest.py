@@ -15,7 +15,6 @@ from policies.contest import contender, credited, first_contest
 from policies.snapshot import assemble, head_of
 from policies.snapshot_records import decode_head, encode_head_record
 from streams import topics
-from streams.checkpoint import UnknownOutcomeError
 from streams.messages import Message
 from streams.published import read_snapshots
 from streams.publisher import Publisher
@@ -24,7 +23,7 @@ from streams.snapshots import history
 from streams.succession import Route, Routes
 from tests.serving import ASK, Kafka, Serving
 from tests.test_client import snapshot
-from tests.test_meta_publisher import A_STEP, START_MS, STEP_MS, WINDOW, World, leading, matured
+from tests.test_meta_publisher import A_STEP, START_MS, STEP_MS, WINDOW, World, dies_writing, leading, matured
 
 FRONT = {"model": "beta", "half_lives_s": (0.0, 2.0), "window_s": WINDOW - 1.0, "grace_s": 1.0}
 POLICIES = {"front": FRONT, "deep": FRONT | {"contends": "front", "alpha": 0.2}}
@@ -113,12 +112,7 @@ def test_over_leaders_that_die_every_row_is_credited_once(
     world = Rivals(settings)
     with leading(settings, world) as publisher:
         run(publisher, world, range(20))
-        assert publisher._writer is not None
-
-        def dies(messages: Any) -> None:
-            raise UnknownOutcomeError("the broker went away")
-
-        publisher._writer.commit = dies  # type: ignore[method-assign]
+        dies_writing(publisher)
         world.both(20, publisher)
         asyncio.run(publisher.tick())
         assert publisher.ready() == (False, "the broker went away")

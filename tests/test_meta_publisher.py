@@ -140,6 +140,16 @@ def run(publisher: Publisher, world: World, steps: range) -> None:
         catch_up(publisher, world)
 
 
+def dies_writing(publisher: Publisher) -> None:
+    """From now on the broker goes away in the middle of the transaction."""
+    assert publisher._writer is not None
+
+    def dies(messages: Any) -> None:
+        raise UnknownOutcomeError("the broker went away")
+
+    publisher._writer.commit = dies  # type: ignore[method-assign]
+
+
 def test_a_rate_that_changes_makes_the_short_track_decide(settings: Settings) -> None:
     """Snapshot and history tell the change in words, arms are the short track's, the change is an alarm, and metrics show both."""
     world = World(settings)
@@ -187,12 +197,7 @@ def test_a_new_leader_ends_in_the_state_of_one_that_was_never_replaced(
     world = World(other)
     with leading(other, world) as publisher:
         run(publisher, world, range(25))
-        assert publisher._writer is not None
-
-        def dies(messages: Any) -> None:
-            raise UnknownOutcomeError("the broker went away")
-
-        publisher._writer.commit = dies  # type: ignore[method-assign]
+        dies_writing(publisher)
         world.step(25, [0.05, 0.1, 0.3])
         asyncio.run(publisher.tick())
         assert publisher.ready() == (False, "the broker went away")

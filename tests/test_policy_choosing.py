@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from policies.batch import Batch
 from policies.choosing import Choosing, credited, first_choosing
 from policies.meta_state import Rows
 from streams import topics
-from streams.checkpoint import UnknownOutcomeError
 from streams.messages import Message
 from streams.policy_choosing import PolicyChoosing, choices_of
 from streams.posteriors import Place
@@ -23,7 +21,18 @@ from streams.published import read_snapshots
 from streams.publisher import Publisher
 from streams.settings import PolicySettings, Settings
 from streams.snapshots import history
-from tests.test_meta_publisher import A_STEP, ARMS, START_MS, STEP_MS, WINDOW, World, leading, matured
+from tests.test_meta_publisher import (
+    A_STEP,
+    ARMS,
+    START_MS,
+    STEP_MS,
+    WINDOW,
+    World,
+    catch_up,
+    dies_writing,
+    leading,
+    matured,
+)
 
 FRONT = {
     "model": "beta",
@@ -74,17 +83,6 @@ def settings(bootstrap: str, prefix: str) -> Settings:
     return made
 
 
-def catch_up(publisher: Publisher, world: World) -> None:
-    end = time.monotonic() + 20
-    while True:
-        asyncio.run(publisher.tick())
-        meta = publisher._policies["front"].meta
-        if publisher._feedback is not None and meta.state.rows + meta.state.unscored == (A_STEP - 1) * world.written:
-            return
-        assert time.monotonic() < end, (publisher.ready(), meta.state)
-        time.sleep(0.01)
-
-
 def run(publisher: Publisher, world: Earning, steps: range) -> None:
     for number in steps:
         world.decide(number, publisher)
@@ -128,12 +126,7 @@ def test_over_leaders_that_die_every_row_is_credited_once(
     with leading(settings, world) as publisher:
         run(publisher, world, range(22))
         runs = state(publisher).runs
-        assert publisher._writer is not None
-
-        def dies(messages: Any) -> None:
-            raise UnknownOutcomeError("the broker went away")
-
-        publisher._writer.commit = dies  # type: ignore[method-assign]
+        dies_writing(publisher)
         world.decide(22, publisher)
         asyncio.run(publisher.tick())
         assert publisher.ready() == (False, "the broker went away")

@@ -122,13 +122,19 @@ def test_another_rate_in_the_settings_begins_anew() -> None:
     assert decode_exploration(record, first_exploration(0.3, dimension=2)).ring.shape == (0, 2)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x81\xa1v\x02", b"\xc1"])
+@pytest.mark.parametrize("data", [b"", b"\x81\xa1v\x01", b"\xc1"])
 def test_a_damaged_record_is_told(data: bytes) -> None:
     """With its first bytes."""
     with pytest.raises(RecordError, match="cannot be read"):
         decode_exploration(data, first_exploration(0.3, dimension=D))
     with pytest.raises(RecordError, match="cannot be read"):
         decode_group(data)
+
+
+def test_a_later_version_is_told_as_such_though_it_has_other_fields() -> None:
+    """Rather than as damage."""
+    with pytest.raises(RecordError, match="has version 2, this reader knows 1 to 1; upgrade it"):
+        decode_exploration(b"\x81\xa1v\x02", first_exploration(0.3, dimension=0))
 
 
 def test_a_new_arm_starts_from_its_group_and_the_record_says_the_same() -> None:
