@@ -42,6 +42,7 @@ from benchmarks.encoder_kafka import through_kafka
 from benchmarks.encoder_peers import Encode, Plain, bundled_model, sentence_transformers
 from encoders.batching import Outcome, Vectors
 from encoders.hardware import choose_device, has_bf16
+from encoders.heap import keep_memory
 from encoders.model import Encoder, load
 from encoders.worker import Job, Pipeline
 
@@ -213,6 +214,7 @@ def main() -> None:
         parser.error(
             f"--variants has {unknown}, allowed: {', '.join(VARIANTS)}; --model {given.model}; --texts {given.texts}"
         )
+    keep_memory()  # as a worker does; to the gain of every variant
     torch.set_num_threads(given.threads)
     result = measure(given, [REFERENCE, *(name for name in wanted if name != REFERENCE)])
     if given.json:

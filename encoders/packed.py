@@ -1,7 +1,7 @@
 """BERT without padding: the tokens of all texts of a batch in one matrix, attention within each text.
 
 The products with weights take the matrix (T, d) of all T tokens, whatever text they belong to. Attention takes neighbours of
-the same length together, so that it needs no mask. Which layers there are is what `transformers` calls BERT, RoBERTa and
+the same length together. Which layers there are is what `transformers` calls BERT, RoBERTa and
 XLM-RoBERTa: embeddings, then layers of self-attention and a two-layer network, each with a residual and layer norm after it
 (Devlin et al. 2019, section 3; post-norm). `PackedBert.fits` tells whether a model is of that kind; `encoders.model` compares
 both at the start and keeps to transformers' own where they differ.
@@ -10,7 +10,7 @@ both at the start and keeps to transformers' own where they differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -20,6 +20,53 @@ Tensor = torch.Tensor
 TYPES = ("bert", "roberta", "xlm-roberta")
 PREPACKED_ROWS = 2048
 """Rows that oneDNN lays the weights out for; others are right, too."""
+LANES = 16
+"""Keys that torch's attention on a CPU exponentiates at a time; what is left over it takes one by one, ten times as slowly."""
+
+
+def rows_of(tokens: int) -> int:
+    """Rows that are computed for so many tokens: a little more, so that few sizes occur.
+
+    oneDNN makes itself a kernel for each size of a matrix and keeps 1,024 of them; in bfloat16 making those of one size takes half as
+    long as the forward of 2,048 tokens. There are 32 sizes at most between a power of two and the next.
+
+    >>> [rows_of(tokens) for tokens in (1, 16, 33, 1000, 1025, 2040)]
+    [16, 16, 48, 1008, 1056, 2048]
+    """
+    step = max(LANES, 1 << max(0, tokens.bit_length() - 6))
+    return -(-tokens // step) * step
+
+
+class _Run(NamedTuple):
+    """Neighbours of one length that attention takes together.
+
+    Attributes:
+        start: the first one's first token.
+        texts: how many.
+        tokens: of each.
+        mask: (1, k) of zeros, then minus infinity where keys are read that are the next text's; None if none are.
+    """
+
+    start: int
+    texts: int
+    tokens: int
+    mask: Tensor | None = None
+
+
+def _plan(runs: Sequence[tuple[int, int]], dtype: torch.dtype, *, alone: bool) -> list[_Run]:
+    """What attention takes together, keys up to whole `LANES` where there are as many tokens; with `alone` no key but the text's own."""
+    total, start, plan = sum(texts * tokens for texts, tokens in runs), 0, []
+    for texts, tokens in runs:
+        keys = -(-tokens // LANES) * LANES
+        full = 0 if alone or keys == tokens else min(texts, max(0, (total - start - keys) // tokens + 1))
+        if full:
+            mask = torch.zeros(1, keys, dtype=dtype)
+            mask[:, tokens:] = -torch.inf
+            plan.append(_Run(start, full, tokens, mask))
+        if texts > full:
+            plan.append(_Run(start + full * tokens, texts - full, tokens))
+        start += texts * tokens
+    return plan
 
 
 class _Linear:
@@ -60,20 +107,26 @@ class _Layer:
         self.narrow = _linear(layer.output.dense, dtype)
         self.narrow_norm = _norm(layer.output.LayerNorm, dtype)
 
-    def __call__(self, x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-        x = self.mix_norm(self.mix(self._attend(x, runs), plus=x))
+    def __call__(self, x: Tensor, qkv: Tensor, plan: Sequence[_Run]) -> Tensor:
+        """States (T, d) after the layer of those before it; `qkv` (T, 3 d) is `self.qkv(x)`."""
+        x = self.mix_norm(self.mix(self._attend(qkv, plan), plus=x))
         return self.narrow_norm(self.narrow(self.widen(x), plus=x))
 
-    def _attend(self, x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-        """Attention of every text (T, d); `runs` are (texts, tokens of each)."""
-        width = x.shape[1]
-        found, qkv, start = torch.empty_like(x), self.qkv(x), 0
-        for texts, tokens in runs:
-            end = start + texts * tokens
-            q, k, v = qkv[start:end].view(texts, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-            attended = functional.scaled_dot_product_attention(q, k, v)
-            found[start:end].view(texts, tokens, self.heads, width // self.heads).copy_(attended.transpose(1, 2))
-            start = end
+    def _attend(self, qkv: Tensor, plan: Sequence[_Run]) -> Tensor:
+        """Attention of every text (T, d)."""
+        width = qkv.shape[1] // 3
+        size, found = width // self.heads, qkv.new_empty(len(qkv), width)
+        for start, texts, tokens, mask in plan:
+            keys = tokens if mask is None else mask.shape[1]
+            strides = (tokens * 3 * width, size, 3 * width, 1)  # a text, a head, a token, a number
+            q, k, v = (
+                qkv.as_strided((texts, self.heads, rows, size), strides, start * 3 * width + part * width)
+                for part, rows in enumerate((tokens, keys, keys))
+            )
+            attended = functional.scaled_dot_product_attention(q, k, v, mask)
+            ours = found[start : start + texts * tokens]
+            ours.view(texts, tokens, self.heads, size).copy_(attended.transpose(1, 2))
+        found[plan[-1].start + plan[-1].texts * plan[-1].tokens :] = 0  # rows that are nobody's
         return found
 
 
@@ -112,12 +165,34 @@ class PackedBert:
             and getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
         )
 
-    def __call__(self, ids: Tensor, places: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-        """Token vectors (T, d) of token ids (T,) that stand at `places` (T,) of their texts, counted from 0."""
-        x = self._norm(self._words[ids] + self._places[places + self._first]).to(self._dtype)
-        for layer in self._layers:
-            x = layer(x, runs)
-        return x
+    def __call__(self, ids: Tensor, places: Tensor, runs: Sequence[tuple[int, int]], *, alone: bool = False) -> Tensor:
+        """Token vectors (T, d) of token ids (T,) that stand at `places` (T,) of their texts, counted from 0.
+
+        Args:
+            ids: of all texts, one after the other.
+            places: of the ids.
+            runs: neighbours of the same length, (texts, tokens of each).
+            alone: whether a text whose numbers are not finite spoils nothing but its own; else it may spoil texts before it. Slower.
+        """
+        tokens, plan = len(ids), _plan(runs, self._dtype, alone=alone)
+        pairs, whose = torch.unique((places << 32) + ids, return_inverse=True)
+        x = self._embedded(_filled(pairs))  # until the first attention the same for the same token at the same place
+        whose = _filled(whose)
+        qkv = self._layers[0].qkv(x).index_select(0, whose)
+        x = self._layers[0](x.index_select(0, whose), qkv, plan)
+        for layer in self._layers[1:]:
+            x = layer(x, layer.qkv(x), plan)
+        return x[:tokens]
+
+    def _embedded(self, pairs: Tensor) -> Tensor:
+        words = self._words.index_select(0, pairs & 0xFFFFFFFF)  # raises IndexError for one that has no row
+        places = self._places.index_select(0, (pairs >> 32) + self._first)
+        return self._norm(words + places).to(self._dtype)
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """(n,) with zeros at the end, as many as `rows_of` says."""
+    return functional.pad(rows, (0, rows_of(len(rows)) - len(rows)))
 
 
 def _linear(module: Any, dtype: torch.dtype, *, gelu: bool = False) -> _Linear:

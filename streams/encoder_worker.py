@@ -80,8 +80,10 @@ def load_encoder(settings: Settings) -> Encoder:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of ours tokenise
     import torch
 
+    from encoders.heap import keep_memory
     from encoders.model import load
 
+    keep_memory()
     given, began = settings.encoder, time.monotonic()
     if given.threads:
         torch.set_num_threads(given.threads)

@@ -7,13 +7,18 @@ from tests.encoders import tiny
 # isort: split
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
 
 from benchmarks import encoder as benchmark
+from benchmarks import encoder_device
 from benchmarks.encoder_peers import Plain, bundled_model, sentence_transformers
 from encoders.hardware import has_bf16
 from encoders.model import load
@@ -79,3 +84,35 @@ def test_the_texts_are_different_and_of_the_stated_lengths() -> None:
     assert len(set(texts)) == 4_000
     assert np.median(words) == pytest.approx(14, abs=1)
     assert (words > 14 * np.exp(0.7)).mean() == pytest.approx(0.16, abs=0.02)
+
+
+@real
+@pytest.mark.parametrize("length", [3, 50])
+def test_operations_are_those_that_torch_counts(length: int) -> None:
+    """What the share of the peak is of: the products and attention of a batch of whole texts, by torch's own counter."""
+    with encoder_device.random_bert(str(MODEL), layers=2, width=128) as folder:
+        fast = load(str(folder), dtype="fp32", device="cpu", max_length=length).tokenizer
+        written_out: Any = AutoModel.from_pretrained(folder, attn_implementation="eager", add_pooling_layer=False)
+    ids = torch.tensor(fast(encoder_device.make_texts(4, length)))
+    assert ids.shape == (4, length)
+    with FlopCounterMode(display=False) as counted, torch.inference_mode():
+        written_out(ids)
+    assert counted.get_total_flops() == 4 * length * encoder_device.flops_of_token(length, 2, 128)
+
+
+@real
+def test_the_device_is_measured_in_one_call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every figure is there, and those of the same work go together: nothing is faster than its parts."""
+    asked = "encoder_device --seconds 0.2 --layers 1 --width 128 --lengths 8,50 --budget 512 --dtype fp32 --json"
+    monkeypatch.setattr("sys.argv", asked.split())
+    monkeypatch.setattr(encoder_device, "keep_memory", lambda: True)  # other tests measure this process
+    encoder_device.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found["lengths"]) == {"8", "50"}
+    for one in found["lengths"].values():
+        assert one["end_to_end_tokens_per_s"] > 0
+        assert 0 < one["share"]["of_peak"] < 1
+        assert 0 < one["share"]["forward"] < 1
+        assert 0 < one["share"]["tokenise"] < 1

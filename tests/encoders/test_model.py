@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from encoders import hardware
 from encoders import model as module
 from encoders.batching import Tokenised, Vectors
 from encoders.errors import ModelError
 from encoders.model import Encoder, load
-from encoders.packed import PackedBert
+from encoders.packed import LANES, PackedBert
+from encoders.packed import _plan as attention_plan
 
 
 def reference(folder: Path, texts: list[str], *, pooling: str, normalise: bool) -> Vectors:
@@ -93,14 +96,47 @@ def test_bf16_is_near(tmp_path: Path, packed: bool) -> None:
     assert np.abs(found - wanted).max() > 1e-5
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_not_finite_stays_in_its_text(tmp_path: Path, packed: bool) -> None:
+    """Texts beside a poisonous one, of its length or not, before it or after it, have the vectors that they have without it."""
+    encoder = load(str(tiny.make(tmp_path, poisoned=True)), dtype="fp32", device="cpu", packed=packed)
+    clean = [" ".join(["red", "hat", *["a"] * more]) for more in (0, 0, 3, 3, 3, 18, 18, 18)]
+    texts = [*clean[:4], f"{tiny.POISON} hat a a a", *clean[4:7], f"{tiny.POISON}{' a' * 19}", *clean[7:]]
+    bad = [tiny.POISON in text for text in texts]
+    found = encoder.encode(texts)
+    assert np.isnan(found[bad]).all()
+    assert np.abs(found[~np.array(bad)] - encoder.encode(clean)).max() < 1e-6
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 70)), min_size=1, max_size=6))
+def test_attention_takes_every_text_and_reads_no_further_than_the_last(runs: list[tuple[int, int]]) -> None:
+    """Each text once, in order; keys are whole lanes where there are so many tokens, and the mask hides what is not the text's."""
+    total = sum(texts * tokens for texts, tokens in runs)
+    wanted = [tokens for texts, tokens in runs for _ in range(texts)]
+    starts = np.cumsum([0, *wanted[:-1]]).tolist()
+    plan = attention_plan(runs, torch.float32, alone=False)
+    assert [run.tokens for run in plan for _ in range(run.texts)] == wanted
+    assert [run.start + place * run.tokens for run in plan for place in range(run.texts)] == starts
+    for run in plan:
+        last = run.start + (run.texts - 1) * run.tokens
+        lanes = -(-run.tokens // LANES) * LANES
+        if run.mask is None:
+            assert run.tokens == lanes or run.start + lanes > total  # none of them had room
+        else:
+            assert run.mask.shape == (1, lanes)
+            assert last + lanes <= total
+            assert run.mask.isfinite().sum() == run.tokens
+    assert all(run.mask is None for run in attention_plan(runs, torch.float32, alone=True))
+
+
 def test_a_wrong_way_through_the_layers_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where packing does not give what transformers gives, transformers' own way is used."""
     folder = str(tiny.make(tmp_path))
     right = load(folder, dtype="fp32", device="cpu").encode(["red shoes"])
     call = PackedBert.__call__
 
-    def wrong(self: PackedBert, ids: Any, places: Any, runs: Any) -> Any:
-        return call(self, ids, places * 0, runs)  # every token at the first place
+    def wrong(self: PackedBert, ids: Any, places: Any, runs: Any, **more: Any) -> Any:
+        return call(self, ids, places * 0, runs, **more)  # every token at the first place
 
     monkeypatch.setattr(PackedBert, "__call__", wrong)
     encoder = load(folder, dtype="fp32", device="cpu")
