@@ -46,7 +46,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.encoder import WORDS
 from benchmarks.encoder_peers import bundled_model
-from encoders.batching import Outcome, Tokenised, cut
+from encoders.batching import Batch, Outcome, Tokenised
 from encoders.folder import tokenizer_files
 from encoders.hardware import DTYPES, choose_device
 from encoders.heap import keep_memory
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16"), help="default %(default)s")
     parser.add_argument("--lengths", default="50,512", help="tokens of a text (default %(default)s)")
     parser.add_argument("--budget", type=int, help="tokens of a batch (default: 32768 on a GPU, 2048 on a CPU)")
-    parser.add_argument("--modes", default="eager", help=f"some of {','.join(MODES)} (default %(default)s)")
+    parser.add_argument("--modes", default="eager", help=f"some of {','.join(MODES)}; the first always")
     parser.add_argument("--layers", type=int, default=12, help="of the model (default %(default)s)")
     parser.add_argument("--width", type=int, default=768, help="of the model, a multiple of 64 (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each figure (default %(default)s)")
@@ -129,11 +129,12 @@ def of_length(
     encoder: Encoder, texts: Sequence[str], length: int, budget: int, peak: float, given: argparse.Namespace
 ) -> dict[str, Any]:
     """Figures of texts that all have that many tokens."""
-    items = [Tokenised(ids) for ids in encoder.tokenizer(texts[: max(1, budget // length)])]
-    (batch,) = cut(items, budget_tokens=max(budget, length))
-    tokens = sum(item.tokens for item in batch)
-    stages = {mode: stage(encoder, batch, mode, given.seconds) for mode in given.modes.split(",")}
-    eager = stages.get("eager") or stage(encoder, batch, "eager", given.seconds)
+    batch = [Tokenised(ids) for ids in encoder.tokenizer(texts[: max(1, budget // length)])]
+    tokens = length * len(batch)
+    stages = {
+        mode: stage(encoder, batch, mode, given.seconds) for mode in dict.fromkeys(["eager", *given.modes.split(",")])
+    }
+    eager = stages["eager"]
     bare = tokens / products_s(encoder, tokens, given.layers, given.width, given.seconds)
     whole, forward, tokenise = end_to_end(encoder, texts, budget, given.tokenizers, given.seconds)
     return {
@@ -206,9 +207,9 @@ def products_s(encoder: Encoder, tokens: int, layers: int, width: int, seconds: 
         return layers * _each_s(layer, device, seconds)
 
 
-def stage(encoder: Encoder, batch: Sequence[Tokenised], mode: str, seconds: float) -> float:
+def stage(encoder: Encoder, batch: Batch, mode: str, seconds: float) -> float:
     """Tokens a second through `forward`."""
-    prepared, tokens = encoder.prepare(list(batch)), sum(item.tokens for item in batch)
+    prepared, tokens = encoder.prepare(batch), sum(item.tokens for item in batch)
     if (options := MODES[mode]) is not None:
         encoder = _compiled(encoder, options)
     return tokens / _each_s(lambda: encoder.forward(prepared), encoder.device, seconds)

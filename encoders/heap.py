@@ -16,10 +16,11 @@ KEPT = 1 << 30
 """Bytes at the end of a heap that are kept."""
 
 
-def keep_memory() -> bool:
-    """Let no freed memory go back to the kernel in this process; whether the C library can do that (glibc)."""
+def keep_memory() -> None:
+    """Let no freed memory go back to the kernel in this process, if its C library is glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
-        return False
-    return bool(mallopt(M_MMAP_THRESHOLD, MAPPED)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT))
+        return
+    mallopt(M_MMAP_THRESHOLD, MAPPED)
+    mallopt(M_TRIM_THRESHOLD, KEPT)

@@ -126,7 +126,7 @@ class _Layer:
             attended = functional.scaled_dot_product_attention(q, k, v, mask)
             ours = found[start : start + texts * tokens]
             ours.view(texts, tokens, self.heads, size).copy_(attended.transpose(1, 2))
-        found[plan[-1].start + plan[-1].texts * plan[-1].tokens :] = 0  # rows that are nobody's
+        found[sum(run.texts * run.tokens for run in plan) :] = 0  # rows that are nobody's
         return found
 
 

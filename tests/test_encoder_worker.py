@@ -228,6 +228,7 @@ def test_a_killed_worker_loses_nothing(
             worker._process.kill()
             worker._process.wait()
             written = world.written()
+        assert world.uncommitted()
         ask()
         world.start(ready=False)
         world.wait_answered()
