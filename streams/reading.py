@@ -14,7 +14,14 @@ BATCH = 5_000
 QUIET = 2
 """Librdkafka tells of every attempt to connect at level 3, ten a second; what matters comes as an error."""
 _HINT = "check that the brokers run and that this client may read the topic"
-_NOT_YET_KNOWN = {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}
+_PASSING = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+}
+"""What a broker says of a partition that is being made, or whose leader is being chosen."""
 
 
 class ReadError(Exception):
@@ -70,7 +77,7 @@ def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) 
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_s)
             break
         except KafkaException as error:
-            if error.args[0].code() not in _NOT_YET_KNOWN or time.monotonic() > until:
+            if error.args[0].code() not in _PASSING or time.monotonic() > until:
                 raise ReadError(f"{topic}-{partition} cannot be read: {error.args[0].str()}; {_HINT}") from error
             time.sleep(0.1)
     return low, high

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from streams.checkpoint import Writer
 from streams.local_broker import LocalBroker
 from tests.broker import (
     CLUSTER_VARIABLE,
@@ -18,9 +19,12 @@ from tests.broker import (
     why_no_apache_kafka,
     why_no_local_broker,
 )
+from tests.settling import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from streams.messages import Message
 
 
 ENDING_S = 20.0
@@ -39,6 +43,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the machine's own CLICKLOOP_* variables out of every test."""
     for name in [name for name in os.environ if name.startswith("CLICKLOOP_") and name != "CLICKLOOP_KAFKA"]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _commits_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction of this process returns once it can be read, not just once it is decided: a test reads once."""
+    commit = Writer.commit
+
+    def commit_and_settle(writer: Writer, messages: Sequence[Message]) -> None:
+        commit(writer, messages)
+        settle(writer, messages)
+
+    monkeypatch.setattr(Writer, "commit", commit_and_settle)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ from streams.settings import Settings
 from streams.snapshots import history, rollback
 from tests.policies.batches import dyadic
 from tests.serving import Kafka, Serving
-from tests.test_client import snapshot
+from tests.test_client import snapshot, wait_for
 from tests.test_publisher import LINEAR, Learners, publishing, records, settings_of, tick, until
 
 START_MS, A_STEP = 1_700_000_000_000, 100
@@ -134,7 +134,7 @@ def state_of(publisher: Publisher) -> Trials:
 
 def judged_all(publisher: Publisher, world: World) -> None:
     """Tick until what was written is judged."""
-    until(publisher, lambda: sum(state_of(publisher).offsets.values()) >= end_of(world.settings))
+    until(publisher, lambda: (end := end_of(world)) and sum(state_of(publisher).offsets.values()) >= end)
 
 
 def due(publisher: Publisher) -> None:
@@ -143,9 +143,10 @@ def due(publisher: Publisher) -> None:
     known.meta_at = known.trials._written_at = -1e18
 
 
-def end_of(settings: Settings) -> int:
-    found = records(settings, settings.topics.feedback)
-    return found[-1].offset + 1 if found else 0
+def end_of(world: World) -> int:
+    """Where the topic ends once all that was written can be read: a commit is acknowledged before it can. 0 until then."""
+    found = records(world.settings, world.settings.topics.feedback)
+    return found[-1].offset + 1 if len(found) == world.steps else 0
 
 
 def test_a_better_candidate_is_promoted_over_leaders_that_die(settings: Settings) -> None:
@@ -245,7 +246,8 @@ def test_lost_rows_of_the_canary_raise_an_alarm(settings: Settings) -> None:
         assert alarms >= 1
         sample = publisher._metrics.registry.get_sample_value
         assert sample("clickloop_audit_alarms_total", {"policy": "front"}) == alarms
-    assert any(one.startswith("alarm: candidate 1 got ") and "50.0% are meant" in one for one in reasons(settings))
+    told_of = "alarm: candidate 1 got "
+    wait_for(lambda: any(one.startswith(told_of) and "50.0% are meant" in one for one in reasons(settings)))
 
 
 def test_a_held_snapshot_has_no_canary_and_a_release_brings_it_back(settings: Settings) -> None:
@@ -258,7 +260,7 @@ def test_a_held_snapshot_has_no_canary_and_a_release_brings_it_back(settings: Se
         seen = state_of(publisher).trying
         until(publisher, lambda: decode_trials(read_published(settings)[1]["front"][None, KIND]).trying == seen)
         rollback(settings, "front", before.version)
-        assert newest(settings).canary is None
+        wait_for(lambda: newest(settings).canary is None)
         learners.commit(0, dyadic(12, 60))
         until(publisher, lambda: publisher.ready()[1] != "leading")  # it notices when it wants to publish
         tick(publisher, 3)
@@ -312,8 +314,12 @@ def test_the_commands_say_it_and_the_history_tells(
         until(publisher, lambda: newest(settings).rates["alpha"] == 0.3)
         run("freeze")
         until(publisher, lambda: state_of(publisher).frozen)
-        assert cli.run(["policy", "trials", *where, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["frozen"] is True
+
+        def shown() -> Any:
+            assert cli.run(["policy", "trials", *where, "--json"]) == 0
+            return json.loads(capsys.readouterr().out)
+
+        wait_for(lambda: shown()["frozen"] is True)
     story = [one for one in reasons(settings) if "prior" not in one and "arm" not in one.split()]
     assert story == [
         "candidate 1 (alpha = 0.2) decides 10% of the decisions: less is more",
@@ -419,8 +425,8 @@ def test_an_audit_share_is_published_and_audited(bootstrap: str, prefix: str) ->
             judged_all(publisher, world)
         due(publisher)
         tick(publisher)
+        wait_for(lambda: told(made, "front")["audited_rows"] == 3 * A_STEP)
         shown = told(made, "front")
-    assert shown["audited_rows"] == 3 * A_STEP
     assert shown["propensities"] == pytest.approx({"a": 1.0, "b": 1.0}, abs=0.02)
     assert shown["shares"]["the random share"]["of"] == 3 * A_STEP
     assert shown["alarms"] == 0
