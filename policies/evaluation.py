@@ -18,6 +18,8 @@ from policies.batch import Batch
 from policies.decide import law
 from policies.empirical_bayes import fit
 from policies.ope import MODEL_FREE, OFF_POLICY, LoggedRows, Support, bootstrap, support
+from policies.scores import Scores, arm_means, score
+from policies.sequences import interval
 from policies.snapshot import Snapshot, build
 from policies.stack import BetaStack
 
@@ -82,6 +84,16 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anytime:
+    """Ends that hold however often one looks; cutting weights to `weight_cap`, and rewards, took the share `cut` of what was earned."""
+
+    low: float
+    high: float
+    weight_cap: float
+    cut: float
+
+
 def learned(
     rows: Decided,
     model: Model,
@@ -125,18 +137,55 @@ def learned(
     )
 
 
-def under(snapshot: Snapshot, rows: Decided) -> LoggedRows:
-    """What the policy would have done in these rows, and what it expects of them."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Foreseen:
+    """What a policy would do in n rows with K arms, and what it expects: `laws` (n, K) and `expected` rewards (n, K)."""
+
+    laws: FloatArray
+    expected: FloatArray
+
+
+def foresee(snapshot: Snapshot, rows: Decided) -> Foreseen:
+    """What the policy would do in these rows."""
     laws = np.array([law(snapshot, x, rows.arms) for x in rows.x])
-    expected = expectations(snapshot, rows.x, rows.arms)
+    return Foreseen(laws=laws, expected=expectations(snapshot, rows.x, rows.arms))
+
+
+def under(foreseen: Foreseen, rows: Decided) -> LoggedRows:
+    """The rows under a policy, as off-policy estimators want them."""
     at = np.arange(len(rows.arm)), rows.arm
     return LoggedRows(
         reward=rows.reward,
         propensity=rows.propensity,
-        target=np.minimum(laws[at], 1.0),
-        predicted=expected[at],
-        value=(laws * expected).sum(axis=1),
+        target=np.minimum(foreseen.laws[at], 1.0),
+        predicted=foreseen.expected[at],
+        value=(foreseen.laws * foreseen.expected).sum(axis=1),
     )
+
+
+def scored(foreseen: Foreseen, rows: Decided, *, k: int) -> Scores:
+    """How good a policy's predictions are in these rows; `k` arms are taken for the best."""
+    return score(
+        rows.reward,
+        foreseen.expected[np.arange(len(rows.arm)), rows.arm],
+        arm_means=arm_means(rows.arm, rows.reward, rows.propensity, len(rows.arms)),
+        arm_predicted=foreseen.expected.mean(axis=0),
+        k=k,
+    )
+
+
+def anytime(rows: LoggedRows, *, bounds: tuple[float, float], weight_cap: float) -> Anytime:
+    """Confidence sequence of the inverse propensity scores at its last row, for weights up to a cap and rewards within bounds.
+
+    Both are declared before the rows are looked at. What lies beyond them is cut, and the interval is one for the mean after that.
+    """
+    least, most = weight_cap * min(0.0, bounds[0]), weight_cap * max(0.0, bounds[1])
+    whole = rows.weight * rows.reward
+    terms = np.clip(np.minimum(rows.weight, weight_cap) * rows.reward, least, most)
+    low, high = interval(terms, least=least, most=most)
+    total = float(np.abs(whole).sum())
+    cut = 1.0 - float(np.abs(terms).sum()) / total if total > 0.0 else 0.0
+    return Anytime(low=float(low[-1]), high=float(high[-1]), weight_cap=weight_cap, cut=cut)
 
 
 def expectations(snapshot: Snapshot, x: FloatArray, arms: Sequence[str]) -> FloatArray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.decide import law
+from policies.ope import LARGEST_WEIGHT
 from policies.snapshot_records import BetaArm, lower_indices
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def effective_share(weight: FloatArray) -> float:
     >>> effective_share(np.array([1.0, 1.0, 0.0, 0.0]))
     0.5
     """
+    weight = np.minimum(weight, LARGEST_WEIGHT)
     square = float(weight @ weight)
     return float(weight.sum()) ** 2 / (len(weight) * square) if square > 0.0 else 0.0
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from policies.batch import FloatArray
 
 
+LARGEST_WEIGHT = 1e100
+"""So that squares of weights and their sums are finite, whatever tiny propensity was logged; the effective sample size tells of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoggedRows:
     """n logged decisions and what the evaluated policy would have done in them.
@@ -72,8 +76,9 @@ class LoggedRows:
 
     @property
     def weight(self) -> FloatArray:
-        """(n,) w = pi/p."""
-        weight: FloatArray = self.target / self.propensity
+        """(n,) w = pi/p, at most `LARGEST_WEIGHT`."""
+        with np.errstate(over="ignore"):
+            weight: FloatArray = np.minimum(self.target / self.propensity, LARGEST_WEIGHT)
         return weight
 
     def of(self, rows: npt.NDArray[np.intp]) -> LoggedRows:

@@ -1,23 +1,29 @@
-"""What `clickloop evaluate` does: models and explorers compared on the matured impressions of the feedback topic."""
+"""What `clickloop evaluate` does: models and explorers compared on matured impressions, of the feedback topic or of a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policies.evaluation import Decided, evaluate, learned, under
+from policies.evaluation import Decided, anytime, evaluate, foresee, learned, scored, under
 from policies.explorers import EXPLORERS
 from policies.ope import LoggedRows
-from streams import feedback
-from streams.reading import bounds, partition_count, read, reader
+from policies.robust import clip_contexts
+from policies.scores import gini
+from streams.evaluate_file import read_file
+from streams.matured import Rows, matured
+from streams.policy_trials import reward_bounds
 from streams.rules import model
 from streams.settings import PolicySettings, Settings, SettingsError
 from streams.settings_policy import UnknownPolicyError
 
-TIMEOUT_S = 10.0
 LEAST_ROWS = 100
+TOP = 3
+WEIGHT_CAP = 10.0
 ONLY = {"arm_features": "hybrid", "arm_texts": "hybrid", "point": "logistic"}
 """Settings that one model alone uses: the others are compared without them."""
 CAUTION = (
@@ -27,7 +33,7 @@ CAUTION = (
 
 
 class TooFewRowsError(ValueError):
-    """The feedback topic does not hold enough matured impressions to cut and compare."""
+    """There are not enough matured impressions to cut and compare."""
 
     retriable = True
 
@@ -41,6 +47,11 @@ def compare(
     newest: int,
     share: float,
     seed: int,
+    file: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+    top: int = TOP,
+    weight_cap: float = WEIGHT_CAP,
 ) -> dict[str, Any]:
     """Every model with every explorer, each learned from the first ``share`` of the newest rows and evaluated on the rest.
 
@@ -52,51 +63,101 @@ def compare(
         newest: so many matured rows are taken.
         share: of the rows that are learned from.
         seed: of the bootstrap.
+        file: of logged decisions, see `streams.logged`; None is the feedback topic.
+        columns: field -> column of the file, see `streams.mapping`.
+        skip_bad: leave bad rows of the file out instead of refusing it.
+        top: arms that are taken for the best, for precision, recall and F1.
+        weight_cap: largest weight that the interval for any time allows for, declared before the rows are looked at.
 
     Raises:
         UnknownPolicyError, SettingsError: no such policy; a model or explorer that does not go with its settings.
+        LoggedError: the file, the mapping or a row cannot be used.
         TooFewRowsError: nothing to compare on.
         ReadError: the broker does not answer.
     """
-    if policy not in settings.policies:
-        raise UnknownPolicyError(policy, known=settings.policies)
-    own = settings.policies[policy]
-    if own.features is not None and own.features.match is not None:
-        raise SettingsError(
-            f"policies.{policy}.features.match = {own.features.match!r}: the log has the match of the arm that was shown and not of the "
-            "others, so what other policies would have done cannot be computed from it; compare them on traffic"
-        )
-    variants = [
-        variant(own, name, explorer) for name in models or (own.model,) for explorer in explorers or (own.explorer,)
-    ]
-    rows = matured(settings, policy, newest)
-    if len(rows.reward) < LEAST_ROWS:
-        raise TooFewRowsError(
-            f"the feedback topic has {len(rows.reward)} matured impressions of policy {policy!r} that were chosen by chance, at least "
-            f"{LEAST_ROWS} are needed; an impression that counts matures when window_s (or retraction_window_s) + grace_s of event time have passed"
-        )
-    first, rest = rows.split(share)
+    if file is None:
+        own = _own(settings, policy)
+        _can_be_compared(policy, own)
+        variants = _variants(own, models, explorers)
+        found = matured(settings, policy, newest, dimension=max(model(one).dimension for one in variants))
+    else:
+        own, found = read_file(settings, policy, file, columns=columns or {}, newest=newest, skip_bad=skip_bad)
+        _can_be_compared(policy, own)
+        variants = _variants(own, models, explorers)
+    first, rest = _cut(found, policy, file, share)
     rng = np.random.default_rng(seed)
+    scale = reward_bounds(own)
     logger = LoggedRows(reward=rest.reward, propensity=rest.propensity, target=rest.propensity)
-    policies = {"as logged": _record(logger, rng)}
+    shown = np.bincount(rest.arm, minlength=len(rest.arms))
+    policies = {"as logged": _record(logger, rng, bounds=scale, weight_cap=weight_cap, shares=shown)}
+    learns = replace(first, x=clip_contexts(first.x, own.feature_limit).astype(np.float64))  # as the learner does
     for chosen in variants:
         snapshot = learned(
-            first,
+            learns,
             model(chosen),
             explorer=chosen.explorer,
             rates=chosen.rates,
             intercept=chosen.intercept,
             features=chosen.features_of_arms,
         )
-        policies[f"{chosen.model} {chosen.explorer}"] = _record(under(snapshot, rest), rng)
+        foreseen = foresee(snapshot, rest)
+        policies[f"{chosen.model} {chosen.explorer}"] = {
+            **_record(
+                under(foreseen, rest), rng, bounds=scale, weight_cap=weight_cap, shares=foreseen.laws.sum(axis=0)
+            ),
+            "scores": asdict(scored(foreseen, rest, k=top)),
+        }
     return {
         "policy": policy,
+        "source": "feedback topic" if file is None else str(file),
         "rows_learned": len(first.reward),
         "rows_evaluated": len(rest.reward),
-        "arms": len(rows.arms),
+        "rows_of_other_dimensions": found.left_out,
+        "arms": len(rest.arms),
         "caution": CAUTION,
         "policies": policies,
     }
+
+
+def _own(settings: Settings, policy: str) -> PolicySettings:
+    if policy not in settings.policies:
+        raise UnknownPolicyError(policy, known=settings.policies)
+    return settings.policies[policy]
+
+
+def _can_be_compared(policy: str, own: PolicySettings) -> None:
+    if own.features is not None and own.features.match is not None:
+        raise SettingsError(
+            f"policies.{policy}.features.match = {own.features.match!r}: the log has the match of the arm that was shown and not of the "
+            "others, so what other policies would have done cannot be computed from it; compare them on traffic"
+        )
+
+
+def _variants(own: PolicySettings, models: Sequence[str], explorers: Sequence[str]) -> list[PolicySettings]:
+    return [
+        variant(own, name, explorer) for name in models or (own.model,) for explorer in explorers or (own.explorer,)
+    ]
+
+
+def _cut(found: Rows, policy: str, file: str | Path | None, share: float) -> tuple[Decided, Decided]:
+    """The rows that are learned from, and those that are evaluated on. Raises TooFewRowsError."""
+    rows = found.decided()
+    n = len(rows.reward)
+    if n < LEAST_ROWS:
+        where = "the feedback topic" if file is None else str(file)
+        other = f", and {found.left_out} whose context has another dimension" if found.left_out else ""
+        why = (
+            ""
+            if file is not None
+            else (
+                "; an impression that counts matures when window_s (or retraction_window_s) + grace_s of event time have passed"
+            )
+        )
+        raise TooFewRowsError(
+            f"{where} has {n} matured impressions of policy {policy!r} that were chosen by chance{other}, at least {LEAST_ROWS} are "
+            f"needed{why}"
+        )
+    return rows.split(share)
 
 
 def variant(own: PolicySettings, name: str, explorer: str) -> PolicySettings:
@@ -111,85 +172,14 @@ def variant(own: PolicySettings, name: str, explorer: str) -> PolicySettings:
         raise SettingsError(f"model {name!r} does not go with the policy's settings: {error}") from error
 
 
-def matured(settings: Settings, policy: str, newest: int) -> Decided:
-    """The newest matured impressions of a policy that were drawn with a chance below one, by event time."""
-    rows = Rows()
-    for record in _records(settings, policy):
-        rows.add(record)
-        if len(rows) > 2 * newest:
-            rows.keep(newest)
-    rows.keep(newest)
-    return rows.decided()
-
-
-def _records(settings: Settings, policy: str) -> Iterator[dict[str, Any]]:
-    client, topic = settings.librdkafka(), settings.topics.feedback
-    with reader(client) as consumer:
-        for partition in range(partition_count(client, topic)):
-            low, high = bounds(consumer, topic, partition, timeout_s=TIMEOUT_S)
-            if high > low:
-                for batch in read(consumer, topic, partition, low, None, timeout_s=TIMEOUT_S):
-                    for record in batch:
-                        decoded = None if record.value is None else feedback.decode(record.value)
-                        if decoded is not None and decoded["type"] == "matured" and decoded["policy"] == policy:
-                            yield decoded
-
-
-class Rows:
-    """Matured rows that were drawn with a chance below one and count, as they are read."""
-
-    def __init__(self) -> None:
-        self._parts: list[dict[str, Any]] = []
-        self._rows = 0
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Take a decoded record of matured rows, without impressions that never became viewable or were taken back."""
-        chance = np.flatnonzero((record["propensity"] < 1.0) & feedback.counts(record))
-        part = {name: record[name][chance] for name in ("impression_ts", "propensity", "reward")}
-        part["context"] = record["context"][chance].astype(np.float64)
-        part["arm"] = np.array(record["arm"], object)[chance]
-        self._parts.append(part)
-        self._rows += len(chance)
-
-    def keep(self, newest: int) -> None:
-        """Let go of all but the newest rows, and put them in the order of event time."""
-        if self._parts:
-            whole = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-            order = np.argsort(whole["impression_ts"], kind="stable")[-newest:]
-            self._parts = [{name: column[order] for name, column in whole.items()}]
-            self._rows = len(order)
-
-    def decided(self) -> Decided:
-        """The rows that `keep` left."""
-        if not self._rows:
-            nothing = np.zeros(0)
-            return Decided(
-                arms=(),
-                arm=np.zeros(0, np.intp),
-                x=np.zeros((0, 0)),
-                ts=np.zeros(0, np.int64),
-                propensity=nothing,
-                reward=nothing,
-            )
-        (part,) = self._parts
-        names, codes = np.unique(part["arm"].astype(str), return_inverse=True)
-        return Decided(
-            arms=tuple(names.tolist()),
-            arm=codes.astype(np.intp),
-            x=part["context"],
-            ts=part["impression_ts"],
-            propensity=part["propensity"],
-            reward=part["reward"],
-        )
-
-
-def _record(rows: LoggedRows, rng: np.random.Generator) -> dict[str, Any]:
+def _record(
+    rows: LoggedRows, rng: np.random.Generator, *, bounds: tuple[float, float], weight_cap: float, shares: Any
+) -> dict[str, Any]:
     found, worth = evaluate(rows, rng=rng)
     return {
         **{name: {"value": one.value, "low": one.low, "high": one.high} for name, one in found.items()},
+        "anytime": asdict(anytime(rows, bounds=bounds, weight_cap=weight_cap)),
         "ess": worth.ess,
+        "exposure_gini": gini(shares),
         "doubts": list(worth.doubts),
     }

@@ -31,4 +31,4 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel(f"mean reward of {record['rows_evaluated']:,} impressions, 95% bootstrap intervals")
     axes.set_title(f"policy {record['policy']}, learned from {record['rows_learned']:,} rows before them")
     axes.legend(ncols=len(SHOWN), loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")

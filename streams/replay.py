@@ -90,11 +90,11 @@ def run_replay(
     opened = open_logged(file)
     fitted = fit_columns(columns or {}, opened.columns, policy=policy)
     context = read_context(opened, fitted, limit=limit)
-    rules = _rules(settings, policy, context if local else None)
+    rules = policy_for(settings, policy, context if local else None)
     latest_ms = int(clock() * 1000) + AHEAD_MS
     log = make_log(opened, fitted, context, policy=rules, limit=limit, latest_ms=latest_ms)
     found = survey(log, context.features)
-    _refuse_bad(found, file, skip_bad=skip_bad)
+    refuse_bad(found, file, skip_bad=skip_bad, undone="sent")
     with ExitStack() as stack:
         if local:
             alone = settings.model_copy(update={"policies": {policy: rules}})
@@ -104,8 +104,8 @@ def run_replay(
     return replayed
 
 
-def _rules(settings: Settings, policy: str, context: Context | None) -> PolicySettings:
-    """The policy's settings; made for the context if there are none and a context is given."""
+def policy_for(settings: Settings, policy: str, context: Context | None) -> PolicySettings:
+    """The policy's settings; made for the context if there are none and a context is given. Raises UnknownPolicyError."""
     rules = settings.policies.get(policy)
     if rules is not None:
         return rules
@@ -115,9 +115,10 @@ def _rules(settings: Settings, policy: str, context: Context | None) -> PolicySe
     raise UnknownPolicyError(policy, known=settings.policies)
 
 
-def _refuse_bad(found: Survey, file: str | Path, *, skip_bad: bool) -> None:
+def refuse_bad(found: Survey, file: str | Path, *, skip_bad: bool, undone: str) -> None:
+    """Raise LoggedError with the first bad rows, if they are not to be left out, or if there is no other; nothing was `undone`."""
     if found.bad_rows and not skip_bad:
-        more = f"{found.bad_rows} of {found.bad_rows + found.rows} rows cannot be used and nothing was sent"
+        more = f"{found.bad_rows} of {found.bad_rows + found.rows} rows cannot be used and nothing was {undone}"
         lines = [*map(str, found.bad), f"{more}; correct them, or leave them out with --skip-bad"]
         raise LoggedError("\n".join(f"{file}: {line}" for line in lines))
     if not found.rows:

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from streams.evaluate import matured
 from streams.logged import BadRow, LoggedError, open_logged
 from streams.logged_values import milliseconds, number, text, truth
+from streams.matured import matured
+from streams.rules import model
 from streams.settings_errors import SettingsError
 from streams.settings_policy import UnknownPolicyError
 
@@ -123,7 +124,7 @@ def from_topic(settings: Settings, policy: str, *, texts: Mapping[str, str] | No
         raise SettingsError(
             f"policies.{policy}.ads: no arm has a title, body or category; add them, or give texts by arm with --texts FILE"
         )
-    rows = matured(settings, policy, newest)
+    rows = matured(settings, policy, newest, dimension=model(settings.policies[policy]).dimension).decided()
     names = [texts.get(arm, "") for arm in rows.arms]
     told = np.array([bool(name) for name in names], np.bool_)[rows.arm] if len(rows.arm) else np.zeros(0, np.bool_)
     unique, arm = _numbered([names[code] for code in rows.arm[told].tolist()])

@@ -20,10 +20,10 @@ from policies.references import Reference, References
 from streams import feedback, join, outcomes
 from streams.columns import encode_outcomes
 from streams.decoded import Click
-from streams.evaluate import Rows
 from streams.events import Codec, Impression, Outcome, encode
 from streams.gathered import Gathered
 from streams.join import Join, Joined, aggregate
+from streams.matured import Rows
 from streams.messages import Message
 from streams.meta_feedback import rows_of
 from streams.outcomes import Seen, counting
@@ -401,7 +401,7 @@ def test_impressions_that_were_never_seen_are_not_taken_for_shown_without_a_clic
     rows = rows_of(matured, None)
     assert rows is not None
     assert (rows.x.tolist(), rows.reward.tolist()) == ([[1.0, 0.0]], [1.0])
-    evaluated = Rows()
+    evaluated = Rows(2)
     evaluated.add(matured)
     evaluated.keep(10)
     assert evaluated.decided().reward.tolist() == [1.0]

@@ -103,6 +103,7 @@ PLAIN = {
     "rollouts_torch",
     "rows",
     "scale",
+    "scores",
     "sequences",
     "slot_gaps",
     "slot_laws",
