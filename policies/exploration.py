@@ -43,7 +43,8 @@ class Exploration:
     Attributes:
         alpha: rate that decides; `given`: that of the settings, from which it began.
         hazard: of announced changes.
-        count: impressions at the last cut; `at_ms`: event time of it, ms UTC, -1 before the first.
+        count: impressions in the sums when they were last looked at.
+        events: impressions that had come by then since the last cut; `at_ms`: event time of the cut, ms UTC, -1 before the first.
         announced_ms: the last announced change that is in the hazard, ms UTC.
         ring: (m, d) recent contexts, float32.
         cut: offsets of the sums at the last cut whose roll-out was heard.
@@ -53,6 +54,7 @@ class Exploration:
     given: float
     hazard: Hazard = field(default_factory=Hazard)
     count: float = 0.0
+    events: float = 0.0
     at_ms: int = -1
     announced_ms: int = -1
     ring: npt.NDArray[np.float32]
@@ -122,13 +124,23 @@ def grid(given: float) -> tuple[float, ...]:
     return tuple(sorted({*ALPHAS, given}))
 
 
+def counted(state: Exploration, count: float) -> Exploration:
+    """With what the sums hold now: sums that went, of arms that expired or were removed, take away nothing that came since the last cut.
+
+    >>> lost = counted(counted(first_exploration(0.3, dimension=0), 1000.0), 600.0)
+    >>> lost.events, counted(lost, 750.0).events
+    (1000.0, 1150.0)
+    """
+    return replace(state, events=_events(state, count), count=count)
+
+
 def is_due(state: Exploration, rules: Rules, count: float) -> bool:
     """Whether enough impressions have come since the last cut, and there are contexts to play on.
 
     >>> is_due(first_exploration(0.3, dimension=0), Rules(model="beta", dimension=0, every=100), 100.0)
     True
     """
-    return count - state.count >= rules.every and (rules.model == "beta" or len(state.ring) > 0)
+    return _events(state, count) >= rules.every and (rules.model == "beta" or len(state.ring) > 0)
 
 
 def make_cut(state: Exploration, now: Now, *, policy: str, rules: Rules) -> Cut:
@@ -141,7 +153,7 @@ def make_cut(state: Exploration, now: Now, *, policy: str, rules: Rules) -> Cut:
     >>> one.seed == same.seed, decided(one)[1]
     (True, '')
     """
-    events = max(now.count - state.count, 0.0)
+    events = _events(state, now.count)
     passed_s = max(now.now_ms - state.at_ms, 1) / 1000.0
     pace_s = passed_s / max(events, 1.0) if state.at_ms >= 0 else 0.0
     changes = [at for at in now.announced.values() if at > state.announced_ms]
@@ -149,6 +161,7 @@ def make_cut(state: Exploration, now: Now, *, policy: str, rules: Rules) -> Cut:
         state,
         hazard=state.hazard.plus(len(changes), arms=len(now.arms), events=round(events)),
         count=now.count,
+        events=0.0,
         at_ms=now.now_ms,
         announced_ms=max(changes, default=state.announced_ms),
         cut={partition: dict(of) for partition, of in now.offsets.items()},
@@ -177,6 +190,11 @@ def decided(cut: Cut) -> tuple[Exploration, str]:
     if not reason:
         return cut.state, ""
     return replace(cut.state, alpha=alphas[chosen]), f"{reason}, from {cut.state.count:.0f} impressions"
+
+
+def _events(state: Exploration, count: float) -> float:
+    """Impressions since the last cut."""
+    return state.events + max(count - state.count, 0.0)
 
 
 def _seed(policy: str, offsets: Mapping[int, Mapping[str, int]]) -> int:

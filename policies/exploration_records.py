@@ -8,6 +8,7 @@ Exploration::
     v, policy, alpha, given
     hazard        [changes, exposure]
     count, at_ms, announced_ms
+    events        0 if it is not there, as in records of before
     d             length of the contexts
     ring          bytes <f4, (m, d), oldest first
     cut           {partition: {topic: next offset}}
@@ -49,6 +50,7 @@ class _Exploration(msgspec.Struct, frozen=True, kw_only=True):
     d: int
     ring: bytes
     cut: Offsets
+    events: float = 0.0
 
 
 class _Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,7 @@ def encode_exploration(policy: str, state: Exploration) -> bytes:
         d=state.ring.shape[1],
         ring=state.ring.astype("<f4", copy=False).tobytes(),
         cut={partition: dict(sorted(of.items())) for partition, of in sorted(state.cut.items())},
+        events=state.events,
     )
     return msgspec.msgpack.encode(record)
 
@@ -115,6 +118,7 @@ def decode_exploration(data: bytes, start: Exploration) -> Exploration:
         alpha=record.alpha if record.given == start.given else start.alpha,
         hazard=Hazard(changes=record.hazard[0], exposure=record.hazard[1]),
         count=record.count,
+        events=record.events,
         at_ms=record.at_ms,
         announced_ms=record.announced_ms,
         ring=ring,

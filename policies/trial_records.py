@@ -11,6 +11,7 @@ are not there have the defaults::
     offsets       {partition of the feedback topic: next offset}
     audit         {"arms": {arm: ArmAudit}, "shares": {group: ShareAudit}, "rows"}, see policies/audit.py
     by_visit      [first, next] version that the last sticky candidate was in. Left out if there was none
+    random_since  first version with the random share that is audited. Left out if it is 0
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Record(msgspec.Struct, frozen=True):
     offsets: dict[int, int] = {}
     audit: Audit = Audit()
     by_visit: tuple[int, int] = (0, 0)
+    random_since: int = 0
 
 
 def trials_key(policy: str) -> bytes:
@@ -63,8 +65,9 @@ def encode_trials(policy: str, state: Trials) -> bytes:
     values = {one.name: getattr(state, one.name) for one in fields(state)}
     values["offsets"] = dict(sorted(state.offsets.items()))
     record = msgspec.to_builtins(_Record(v=VERSION, policy=policy, **values), builtin_types=(bytes,))
-    if state.by_visit == Trials().by_visit:
-        del record["by_visit"]
+    for name in ("by_visit", "random_since"):
+        if getattr(state, name) == getattr(Trials(), name):
+            del record[name]
     return msgspec.msgpack.encode(record)
 
 

@@ -89,6 +89,7 @@ class Trials:
         offsets: next offset by partition of the feedback topic.
         audit: of propensities and shares.
         by_visit: first and next version that the last sticky candidate was in; (0, 0) if there was none.
+        random_since: first version that shares out as much at random as the settings say now; NEVER until one is published.
     """
 
     trying: Trying | None = None
@@ -99,6 +100,7 @@ class Trials:
     offsets: Mapping[int, int] = field(default_factory=dict)
     audit: Audit = field(default_factory=Audit)
     by_visit: tuple[int, int] = (0, 0)
+    random_since: int = 0
 
     def exploring(self, settings: Exploring) -> Exploring:
         """How the policy explores now."""
@@ -167,7 +169,8 @@ def judged_rows(
         state: before these rows.
         rows: with their snapshots and propensities, and groups where they have any.
         bounds: least and largest reward; what lies beyond is cut.
-        audit_share: of decisions made at random.
+        audit_share: of decisions made at random, by snapshots from ``random_since`` on; what others decided matures still, and is not
+            tested.
         audited: whether propensities are.
         least: see `policies.audit.propensities_audited`.
     """
@@ -185,7 +188,7 @@ def judged_rows(
             least=least,
         )
     if audit_share > 0.0:
-        told = group > 0
+        told = (group > 0) & (rows.snapshot >= state.random_since)
         drawn = group[told] == CODES["random"]
         audit, more = share_audited(audit, "the random share", drawn, share=audit_share)
         alarms += more
@@ -198,6 +201,20 @@ def judged_rows(
         reward = np.clip((rows.reward[ours] - bounds[0]) / (bounds[1] - bounds[0]), 0.0, 1.0)
         trying = replace(trying, test=judged(trying.test, by_canary, reward))
     return replace(state, trying=trying, audit=audit), alarms
+
+
+def shared_out(state: Trials, *, share: float, published: float | None, version: int) -> Trials:
+    """The state by which random share the settings have now, and which the newest snapshot has, None if there is none.
+
+    ``version``: of the snapshot that comes next, with the settings' share; NEVER while none can.
+
+    >>> later = shared_out(Trials(), share=0.05, published=0.01, version=7)
+    >>> later.random_since, shared_out(later, share=0.05, published=0.05, version=8).random_since
+    (7, 7)
+    """
+    if state.random_since == NEVER or (published is not None and published != share):
+        return replace(state, random_since=version)
+    return state
 
 
 def concluded(state: Trials, *, version: int = 0) -> tuple[Trials, str]:

@@ -82,6 +82,7 @@ class FeedbackFollower:
             if at < low:
                 log.warning("matured rows were deleted before they were judged", partition=number, records=low - at)
             assigned.append(TopicPartition(self._topic, number, min(max(at, low), high)))
+        self.ended, self._begun = set(), set()
         self._consumer.assign(assigned)
 
     def records(self) -> Iterator[Record]:

@@ -13,7 +13,7 @@ from policies.exploration import grid
 from policies.explorers import EXPLORERS, check
 from policies.trials import Exploring
 from streams.messages import Message
-from streams.policy_exploring import PolicyExploring
+from streams.policy_exploring import LOOKED_AT, PolicyExploring
 from streams.policy_trials import reward_bounds
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class PolicyChoosing(PolicyExploring):
 
     def take(self, rows: Rows) -> None:
         """Credit matured rows to the choices that they were decided by; those drawn at random for the yardstick to none."""
+        super().take(rows)
+        self.state = replace(self.state, ring=self.state.ring[-LOOKED_AT:])  # more would be written and not looked at
         if rows.snapshot is None:
             return
         version = rows.snapshot
@@ -76,10 +78,14 @@ class PolicyChoosing(PolicyExploring):
         self.choosing, words = led(self.choosing, self.names)
         return (words,) if words else ()
 
-    def now(self, settings: Exploring) -> Exploring:
-        """What the newest snapshot's choice is; the settings where it has none."""
+    def now(self, settings: Exploring) -> Exploring:  # noqa: ARG002
+        """What the newest snapshot's choice is; the policy's own way where it has none."""
         index = self.choosing.runs[-1][1] if self.choosing.runs else NONE
-        return settings if index == NONE else self.choices[index]
+        return self.choices[0 if index == NONE else index]
+
+    def base(self, settings: Exploring) -> Exploring:  # noqa: ARG002
+        """The policy's own way, whatever was drawn."""
+        return self.choices[0]
 
     def before(self, version: int, *, count: float, snapshot: Snapshot | None, free: bool) -> None:
         """Draw the choice of the snapshot that comes next. One that a guardrail speaks against is not taken: the settings' own way is."""
@@ -92,10 +98,16 @@ class PolicyChoosing(PolicyExploring):
         self.choosing = after
         self._records[choosing_key(self.name)] = b""
 
+    def hold(self, version: int) -> None:
+        """Rows of the held snapshot, and of those after it until a choice is drawn again, are credited to none."""
+        self.choosing = with_run(self.choosing, version, NONE)
+        self._records[choosing_key(self.name)] = b""
+
     def messages(self, *, moved: bool) -> list[Message]:
         """Records to write. ``moved``: whether rows were taken since the last call of `written`."""
         key = choosing_key(self.name)
-        others = [message for message in super().messages(moved=False) if message.key != key]
+        looks = moved and self.rules.dimension > 0  # recent contexts, by which the next leader's guardrail goes too
+        others = [message for message in super().messages(moved=looks) if message.key != key]
         if not moved and key not in self._records:
             return others
         return [*others, Message("policies", key, encode_choosing(self.name, self.choosing, self.names))]

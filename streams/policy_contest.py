@@ -23,7 +23,8 @@ class PolicyContest:
         self.name = name
         self.members = (name, *contenders_of(policies, name))
         self.follows = len(self.members) > 1
-        self._start = first_contest(self.members, bound=reward_bounds(policies[name])[1])
+        bound = reward_bounds(policies[name])[1] if self.follows else 1.0  # where nobody competes, none is needed
+        self._start = first_contest(self.members, bound=bound)
         self.state = self._start
         self._moved = False
 

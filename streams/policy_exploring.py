@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
-from policies.exploration import Cut, Exploration, Now, decided, first_exploration, is_due, make_cut, with_contexts
+from policies.exploration import (
+    Cut,
+    Exploration,
+    Now,
+    counted,
+    decided,
+    first_exploration,
+    is_due,
+    make_cut,
+    with_contexts,
+)
 from policies.exploration_records import (
     EXPLORATION,
     GROUP,
@@ -101,20 +111,30 @@ class PolicyExploring:
         self._job, self._records = None, {}
 
     def take(self, rows: Rows) -> None:
-        """Take matured rows."""
-        if self.follows:
+        """Take matured rows; contexts of another length, from before the settings changed, are let go of."""
+        if self.follows and rows.x.shape[1] == self.state.ring.shape[1]:
             self.state = with_contexts(self.state, rows.x)
 
     def now(self, settings: Exploring) -> Exploring:
         """How the policy explores, of what its settings say or roll-outs said before."""
         return replace(settings, rates={**settings.rates, "alpha": self.state.alpha}) if self.follows else settings
 
+    def base(self, settings: Exploring) -> Exploring:
+        """What people's words start from, and what decides beside a candidate."""
+        return self.now(settings)
+
     def before(self, version: int, *, count: float, snapshot: Snapshot | None, free: bool) -> None:
         """What is to be done before the snapshot of this version is made: nothing, as a rate stays until roll-outs change it."""
 
+    def hold(self, version: int) -> None:
+        """What is to be known of a held snapshot of this version, which somebody else published: nothing, as a rate is no part of it."""
+
     def due(self, count: float) -> bool:
-        """Whether a roll-out is to begin."""
-        return self.follows and self._job is None and is_due(self.state, self.rules, count)
+        """Whether a roll-out is to begin, with so many impressions in the sums; what came since the last look is counted."""
+        if not self.follows or self._job is not None:
+            return False
+        self.state = counted(self.state, count)
+        return is_due(self.state, self.rules, count)
 
     def begin(self, now: Now) -> None:
         """Cut here, and play in a thread."""
@@ -175,6 +195,8 @@ class PolicyExploring:
         if snapshot is None:
             return ""
         x = np.zeros((1, 0)) if snapshot.model == "beta" else self.state.ring[-LOOKED_AT:].astype(np.float64)
+        if not len(x):
+            return "no recent contexts are known here by which to tell how far chances would change"
         after = exploring(snapshot, wished.explorer, wished.rates)
         moved = change_of_chances(snapshot, after, x)
         return f"chances would change by {moved:.3g} on average, the limit is {CHANGE:g}" if moved >= CHANGE else ""

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
 
-from policies.guardrails import Logged, violations
+from policies.guardrails import LEAST_ROWS, Logged, violations
 from policies.snapshot import exploring
 from policies.sticky import gathered, settled
 from policies.trial_records import KIND, decode_trials, encode_trials, trials_key
-from policies.trials import Exploring, Trials, Word, concluded, judged_rows, said, wanted
+from policies.trials import NEVER, Exploring, Trials, Word, concluded, judged_rows, said, shared_out, wanted
 from policies.visits import with_more
 from streams.messages import Message
 
@@ -101,10 +102,11 @@ class PolicyTrials:
         again = {number: trying.periods.again(number, at) for number, at in wanted.items()}
         return {number: max(at, self._gathered_to.get(number, 0)) for number, at in again.items()}
 
-    def restore(self, records: Mapping[tuple[str | None, str], bytes]) -> None:
-        """Begin with what was written; without a record, anew. Raises RecordError."""
+    def restore(self, records: Mapping[tuple[str | None, str], bytes], *, snapshot: Snapshot | None = None) -> None:
+        """Begin with what was written, beside the newest snapshot; without a record, anew. Raises RecordError."""
         record = records.get((None, KIND))
         self.state = Trials() if record is None else decode_trials(record)
+        self._share_out(snapshot, NEVER)  # rows are judged before the next snapshot is made, and while this one is held
         self._told, self._recent, self._moved, self._decided = [], NOTHING, False, False
         self._forget()
 
@@ -184,9 +186,16 @@ class PolicyTrials:
         alarms, self._alarms = self._alarms, 0
         return alarms
 
-    def hear(self, words: Sequence[tuple[int, Word]], *, snapshot: Snapshot | None) -> tuple[str, ...]:
-        """Heed words that were not heard yet, by their offsets, then the test's verdict. Returns what came of all, in words."""
+    def hear(
+        self, words: Sequence[tuple[int, Word]], *, snapshot: Snapshot | None, newest: Callable[[], Logged]
+    ) -> tuple[str, ...]:
+        """Heed words that were not heard yet, by their offsets, then the test's verdict. Returns what came of all, in words.
+
+        ``newest``: reads the newest matured rows, for guardrails where none are known here.
+        """
         followed, version = self.follows, 1 if snapshot is None else snapshot.version + 1
+        newest = cache(newest)
+        self._share_out(snapshot, version)
         candidates = self.state.candidates
         told, self._told = self._told, []
         for offset, word in words:
@@ -198,7 +207,7 @@ class PolicyTrials:
                 settings=self._settings,
                 salt=secrets.token_hex(8),
                 version=version,
-                against=() if word.kind != "override" else self._against(word, snapshot),
+                against=() if word.kind != "override" else self._against(word, snapshot, newest),
                 sticky=self._policy.sticky_canaries,
             )
             self.state = replace(self.state, heard=offset + 1)
@@ -226,12 +235,22 @@ class PolicyTrials:
             self._moved = self._decided = False
             self._written_at = time.monotonic()
 
-    def _against(self, word: Word, snapshot: Snapshot | None) -> tuple[str, ...]:
-        """What guardrails hold against an override; nothing where it goes back to the settings, or is refused anyway."""
+    def _share_out(self, snapshot: Snapshot | None, version: int) -> None:
+        before = self.state
+        published = None if snapshot is None else snapshot.audit_share
+        self.state = shared_out(before, share=self._policy.audit_share, published=published, version=version)
+        self._decided = self._decided or self.state is not before
+
+    def _against(self, word: Word, snapshot: Snapshot | None, newest: Callable[[], Logged]) -> tuple[str, ...]:
+        """What guardrails hold against an override; nothing where it goes back to the settings, is forced, or is refused anyway."""
         wished = wanted_or_none(word, self.exploring)
-        if snapshot is None or wished is None or (word.explorer is None and not word.rates):
+        if snapshot is None or wished is None or word.force or self.state.trying is not None:
             return ()
-        return violations(snapshot, exploring(snapshot, wished.explorer, wished.rates), self._recent)
+        if word.explorer is None and not word.rates:
+            return ()
+        known = self.follows and len(self._recent.arm) >= LEAST_ROWS  # else they may be of a trial that is long over
+        recent = self._recent if known else newest()
+        return violations(snapshot, exploring(snapshot, wished.explorer, wished.rates), recent)
 
 
 def _extended(logged: Logged, rows: Rows) -> Logged:

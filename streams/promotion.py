@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from policies.trial_records import KIND, decode_trials
 from policies.trials import Exploring, Trials, Word, said, seen
 from streams.policy_words import read_words, write_word
-from streams.published import read_published
+from streams.published import is_held, read_published
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from policies.snapshot import Snapshot
 
 
 class WordRefused(ValueError):  # noqa: N818 - reads as what it says
@@ -54,11 +57,14 @@ def say(settings: Settings, policy: str, word: Word) -> dict[str, Any]:
         raise WordRefused(
             f"policy {policy!r} has mode = {mode!r} and decides nothing that could be shared out; set it to 'online' first"
         )
-    state, _ = _read(settings, policy)
-    by_settings, sticky = _exploring(settings, policy), settings.policies[policy].sticky_canaries
+    state, snapshot = _read(settings, policy)
+    moved, sticky = (
+        _exploring(settings, policy, state, snapshot, by="roll-outs"),
+        settings.policies[policy].sticky_canaries,
+    )
     for _, pending in read_words(settings).since(policy, state.heard):
-        state, _ = said(state, pending, settings=by_settings, salt="", version=0, sticky=sticky)
-    after, what = said(state, word, settings=by_settings, salt="", version=0, sticky=sticky)
+        state, _ = said(state, pending, settings=moved, salt="", version=0, sticky=sticky)
+    after, what = said(state, word, settings=moved, salt="", version=0, sticky=sticky)
     if after is state:
         raise WordRefused(f"policy {policy!r}: {what}")
     stamped = msgspec.structs.replace(word, time_ms=int(time.time() * 1000))
@@ -73,12 +79,12 @@ def say(settings: Settings, policy: str, word: Word) -> dict[str, Any]:
 
 def told(settings: Settings, policy: str) -> dict[str, Any]:
     """What is tried, and what audits found, as committed last."""
-    state, version = _read(settings, policy)
-    now = state.exploring(_exploring(settings, policy))
+    state, snapshot = _read(settings, policy)
+    now = state.exploring(_exploring(settings, policy, state, snapshot, by=settings.policies[policy].explore))
     trying = state.trying
     return {
         "policy": policy,
-        "version": version,
+        "version": None if snapshot is None else snapshot.version,
         "explorer": now.explorer,
         "rates": now.rates,
         "promoted": len(state.adopted),
@@ -110,13 +116,20 @@ def told(settings: Settings, policy: str) -> dict[str, Any]:
     }
 
 
-def _exploring(settings: Settings, policy: str) -> Exploring:
+def _exploring(settings: Settings, policy: str, state: Trials, snapshot: Snapshot | None, *, by: str) -> Exploring:
+    """How the policy explores where nothing is adopted: as its settings say, or as published if what moves it is ``by``.
+
+    Words start from the rate that roll-outs found, but from the policy's own way whatever choice the top layer drew.
+    """
     known = settings.policies[policy]
-    return Exploring(explorer=known.explorer, rates=known.rates)
+    moved = known.explore == by != "fixed"
+    if not moved or snapshot is None or state.adopted or is_held(snapshot):
+        return Exploring(explorer=known.explorer, rates=known.rates)
+    return Exploring(explorer=snapshot.explorer, rates=snapshot.rates)
 
 
-def _read(settings: Settings, policy: str) -> tuple[Trials, int | None]:
+def _read(settings: Settings, policy: str) -> tuple[Trials, Snapshot | None]:
     snapshots, others = read_published(settings)
     record = others.get(policy, {}).get((None, KIND))
     state = Trials() if record is None else decode_trials(record)
-    return state, snapshots[policy].version if policy in snapshots else None
+    return state, snapshots.get(policy)

@@ -38,10 +38,11 @@ from streams.meta_policy import ByTrack, PolicyMeta
 from streams.metrics import Metrics
 from streams.policy_contest import PolicyContest
 from streams.policy_terms import PolicyTerms, silence
-from streams.policy_trials import PolicyTrials
+from streams.policy_trials import RECENT, PolicyTrials
 from streams.posteriors import Place, Posteriors
 from streams.published import HELD, TIMEOUT_S, differ, is_held, messages, read_published, read_snapshots
 from streams.reading import ReadError
+from streams.recent_rows import newest_rows
 from streams.references import ReferenceWriter, reference_writer
 from streams.rules import tracks
 from streams.settings import PolicySettings, Settings
@@ -269,8 +270,10 @@ class Publisher:
         for name, known in self._policies.items():
             known.taken_over = True
             known.meta.restore(metas.get(name, {}))
+            if known.snapshot is not None and is_held(known.snapshot):
+                known.meta.exploring.hold(known.snapshot.version)
             known.terms.restore(metas.get(name, {}))
-            known.trials.restore(metas.get(name, {}))
+            known.trials.restore(metas.get(name, {}), snapshot=known.snapshot)
             known.contest.restore(metas.get(name, {}))
             if known.references is not None:
                 known.references.restore(metas.get(name, {}))
@@ -358,7 +361,9 @@ class Publisher:
     def _try(self, name: str, known: Published) -> tuple[str, ...]:
         """Heed what was said of a policy and what its test found; what came of it, in words."""
         followed = known.trials.follows
-        tried = known.trials.hear(self._controls.words(name, known.trials.state.heard), snapshot=known.snapshot)
+        words = self._controls.words(name, known.trials.state.heard)
+        newest = partial(newest_rows, self._settings, name, most=RECENT)
+        tried = known.trials.hear(words, snapshot=known.snapshot, newest=newest)
         if known.trials.follows and not followed:
             self._follow_feedback()
         return tried
@@ -491,7 +496,7 @@ class Publisher:
         if not exploring.follows:
             return ()
         told = exploring.heard(known.snapshot, free=known.trials.free)
-        known.trials.explore(exploring.now(known.trials.settings))
+        known.trials.explore(exploring.base(known.trials.settings))
         return told
 
     def _choose(self, name: str, known: Published, standing: Roster) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.contest import MOST
+from streams.settings_exploring import earning_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,5 +56,12 @@ def _unfit(policies: Mapping[str, PolicySettings], name: str, asked: str) -> str
             f"one request must make the context of either: give both [features], or both the same dimension (they are {policy.dimension} and "
             f"{other.dimension})"
         )
+    for one in (asked, name):
+        nothing = earning_nothing(policies[one])
+        if nothing:
+            return (
+                f"{one!r} has {nothing}: policies are compared by rewards from 0 to the largest one, which must be above 0; give an outcome that is "
+                "worth more than 0, and reward_bounds that allow it, or leave contends out"
+            )
     number = len(contenders_of(policies, asked))
     return f"{number} policies contend for it; at most {MOST} may" if number > MOST else ""

@@ -50,11 +50,24 @@ def unfit_exploration(policy: PolicySettings) -> str | None:
     return None if policy.group_by is None else _unfit_groups(policy, policy.group_by)
 
 
+def earning_nothing(policy: PolicySettings) -> str:
+    """Which setting says that no reward is above zero, so that nothing can be chosen by what it earns; "" if one may be."""
+    if policy.reward_bounds is not None:
+        return "" if policy.reward_bounds[1] > 0.0 else f"reward_bounds = {list(policy.reward_bounds)}"
+    return "" if max(policy.outcomes.values()) > 0.0 else f"outcomes = {policy.outcomes}"
+
+
 def _unfit_choices(policy: PolicySettings) -> str | None:
     if policy.mode != "online":
         return (
             f"explore = 'top-layer' with mode = {policy.mode!r}: its snapshots decide nothing, so that no choice earns anything; set mode = "
             "'online', or explore = 'fixed'"
+        )
+    nothing = earning_nothing(policy)
+    if nothing:
+        return (
+            f"explore = 'top-layer' with {nothing}: choices are compared by rewards from 0 to the largest one, which must be above 0; give an outcome "
+            "that is worth more than 0, and reward_bounds that allow it, or set explore = 'fixed'"
         )
     if not policy.choices:
         if policy.explorer == "thompson" and policy.rates["alpha"] > 0.0:

@@ -16,9 +16,10 @@ from policies.snapshot import assemble, head_of
 from policies.snapshot_records import decode_head, encode_head_record
 from streams import topics
 from streams.messages import Message
+from streams.policy_contest import PolicyContest
 from streams.published import read_snapshots
 from streams.publisher import Publisher
-from streams.settings import Settings
+from streams.settings import PolicySettings, Settings
 from streams.snapshots import history
 from streams.succession import Route, Routes
 from tests.serving import ASK, Kafka, Serving
@@ -183,6 +184,12 @@ def test_shares_are_in_the_head_s_record_and_left_out_without_them() -> None:
         ({"mode": "logging"}, {}, "only policies that are online"),
         ({"budgets": {"b": {"amount": 1.0}}}, {}, "budgets and caps"),
         ({"contends": "deep"}, {}, "itself contends"),
+        (
+            {"outcomes": {"hide": -1.0}},
+            {},
+            "'front' has outcomes = {'hide': -1.0}: .* must be above 0; give an outcome",
+        ),
+        ({}, {"reward_bounds": (-1.0, 0.0)}, r"'deep' has reward_bounds = \[-1.0, 0.0\]: .* must be above 0"),
     ],
 )
 def test_contests_that_cannot_work_are_refused_at_the_start(
@@ -192,3 +199,11 @@ def test_contests_that_cannot_work_are_refused_at_the_start(
     base: dict[str, Any] = {"dimension": 2, "arms": ("a", "b")}
     with pytest.raises(ValidationError, match=part):
         Settings(policies={"front": base | front, "deep": base | {"contends": "front"} | deep})
+
+
+@pytest.mark.parametrize("more", [{"outcomes": {"hide": -1.0}}, {"reward_bounds": (-1.0, 0.0)}])
+def test_a_policy_without_contenders_may_have_rewards_that_are_never_above_zero(more: dict[str, Any]) -> None:
+    """Its publisher starts: nothing is compared."""
+    alone = PolicyContest("front", {"front": PolicySettings(dimension=2, **more)})
+    assert not alone.follows
+    assert alone.shares == {}

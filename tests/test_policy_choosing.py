@@ -11,16 +11,22 @@ import pytest
 from pydantic import ValidationError
 
 from policies.batch import Batch
-from policies.choosing import Choosing, credited, first_choosing
+from policies.choosing import NONE, Choosing, credited, drawn, first_choosing, of_versions, with_run
+from policies.meta_records import read_key
 from policies.meta_state import Rows
+from policies.model import make_model
+from policies.prior import Prior
+from policies.snapshot import Snapshot, build
+from policies.trials import Word
 from streams import topics
 from streams.messages import Message
 from streams.policy_choosing import PolicyChoosing, choices_of
 from streams.posteriors import Place
+from streams.promotion import say
 from streams.published import read_snapshots
 from streams.publisher import Publisher
 from streams.settings import PolicySettings, Settings
-from streams.snapshots import history
+from streams.snapshots import history, rollback
 from tests.test_meta_publisher import (
     A_STEP,
     ARMS,
@@ -141,16 +147,71 @@ def test_over_leaders_that_die_every_row_is_credited_once(
     assert ((found.layer.S, found.layer.F) == (expected.layer.S, expected.layer.F)) is not forgetful
 
 
+def draws_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is known, the second choice is drawn."""
+
+    def second(state: Choosing, *, policy: str, version: int, count: float) -> Choosing:
+        return with_run(drawn(state, policy=policy, version=version, count=count), version, 1)
+
+    monkeypatch.setattr("streams.policy_choosing.drawn", second)
+
+
+def test_beside_a_candidate_the_policy_s_own_way_decides_over_leaders(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the choice that was drawn before; and what the proposal does not say is as in the settings."""
+    draws_the_second(monkeypatch)
+    world = Earning(settings)
+    with leading(settings, world) as publisher:
+        run(publisher, world, range(3))
+        assert read_snapshots(settings)["front"].rates["alpha"] == 0.29
+        say(settings, "front", Word(kind="propose", rates={"epsilon": 0.2}))
+        tried(publisher, world)
+    with leading(settings, world) as publisher:
+        world.everything_changed()
+        tried(publisher, world)
+
+
+def tried(publisher: Publisher, world: Earning) -> None:
+    """Until a snapshot has the candidate; it and its incumbent have the policy's own rates."""
+    for number in range(3, 30):
+        run(publisher, world, range(number, number + 1))
+        found = publisher._policies["front"].snapshot
+        if found is not None and found.canary is not None:
+            assert (found.explorer, found.rates) == ("thompson", {"alpha": 0.3, "epsilon": 0.005})
+            assert (found.canary.explorer, found.canary.rates) == ("thompson", {"alpha": 0.3, "epsilon": 0.2})
+            return
+    raise AssertionError("no snapshot has the candidate")
+
+
+def test_rows_of_a_held_snapshot_are_credited_to_no_choice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody drew it; the next leader knows, and after its release choices are drawn again."""
+    draws_the_second(monkeypatch)
+    world = Earning(settings)
+    with leading(settings, world) as publisher:
+        run(publisher, world, range(3))
+        first = next(head["version"] for head in history(settings, "front") if head["full"])
+        held = rollback(settings, "front", first)["version"]
+        run(publisher, world, range(3, 5))
+        assert of_versions(state(publisher), np.array([held - 1, held, held + 1])).tolist() == [1, NONE, NONE]
+    with leading(settings, world) as publisher:
+        world.everything_changed()
+        run(publisher, world, range(5, 6))
+        rollback(settings, "front", 0)
+        run(publisher, world, range(6, 9))
+        newest = read_snapshots(settings)["front"].version
+        assert of_versions(state(publisher), np.array([held - 1, held, newest])).tolist() == [1, NONE, 1]
+
+
 def choosing() -> PolicyChoosing:
     return PolicyChoosing("front", PolicySettings(**FRONT))
 
 
 def test_while_something_is_tried_no_choice_is_drawn_or_credited() -> None:
-    """The settings decide those snapshots, and what they earn is nobody's."""
+    """The policy's own way decides those snapshots, and what they earn is nobody's."""
     one = choosing()
     one.before(1, count=10.0, snapshot=None, free=False)
-    settings = one.choices[0]
-    assert one.now(settings) is settings
+    assert one.now(one.choices[1]) is one.choices[0]
     before = one.choosing.layer
     rows = Rows(
         arm=["a"], ts=np.zeros(1, np.int64), x=np.zeros((1, 0)), reward=np.ones(1), snapshot=np.array([1]), group=None
@@ -184,6 +245,55 @@ def test_a_choice_that_a_guardrail_speaks_against_is_not_taken(monkeypatch: pyte
     assert one.choosing.runs == ((1, 0),)
 
 
+LINEAR = {"dimension": 2, "explore": "top-layer"}
+
+
+def two_arms() -> Snapshot:
+    """Of which the first is better by a little less than is known of either."""
+    model = make_model("linear", dimension=2)
+    x = np.tile(np.eye(2), (20, 1))
+    batch = Batch(
+        arms=("a", "b"), arm=np.repeat([0, 1], 20), x=x, ts=np.zeros(40, np.int64), reward_arm=np.zeros(8, np.int64),
+        reward_x=x[:8], reward_ts=np.zeros(8, np.int64), reward=np.ones(8), square=np.ones(8),
+    )  # fmt: skip
+    prior = Prior(mean=np.zeros(2), tau2=np.ones(2), s2=4.0)
+    sums = model.update({}, batch)
+    return build("front", model=model, sums=sums, prior=prior, version=1, previous=None, time_ms=0, now_ms=0)
+
+
+def rows_with_contexts() -> Rows:
+    return Rows(arm=["a"] * 300, ts=np.zeros(300, np.int64), x=np.tile(np.eye(2), (150, 1)), reward=np.zeros(300))
+
+
+def written(one: PolicyChoosing) -> dict[tuple[str | None, str], bytes]:
+    found = {read_key(message.key): message.value for message in one.messages(moved=True)}
+    return {key[1:]: value for key, value in found.items() if key is not None and value is not None}
+
+
+@pytest.mark.parametrize(("alpha", "taken"), [(0.29, {0, 1}), (30.0, {0})])
+def test_with_a_context_the_guardrail_goes_by_recent_ones_over_leaders(alpha: float, taken: set[int]) -> None:
+    """By which chances hardly change, or change too much; a new leader has the same contexts, and takes the same choices."""
+    policy = PolicySettings(**LINEAR, choices=[{"alpha": alpha}])
+    whole = PolicyChoosing("front", policy)
+    whole.take(rows_with_contexts())
+    for version in range(2, 100):
+        dies, whole = whole, PolicyChoosing("front", policy) if version == 50 else whole
+        if dies is not whole:
+            whole.restore(written(dies))
+            assert np.array_equal(whole.state.ring, dies.state.ring)
+            assert len(whole.state.ring) > 0
+        whole.before(version, count=10.0 * version, snapshot=two_arms(), free=True)
+    assert {index for _, index in whole.choosing.runs} == taken
+
+
+def test_without_recent_contexts_the_policy_s_own_way_is_taken() -> None:
+    """Nobody can tell how far chances would change."""
+    one = PolicyChoosing("front", PolicySettings(**LINEAR, choices=[{"alpha": 0.29}]))
+    for version in range(2, 100):
+        one.before(version, count=10.0 * version, snapshot=two_arms(), free=True)
+    assert one.choosing.runs == ((2, 0),)
+
+
 def test_without_choices_they_are_the_usual_rates() -> None:
     """The settings' own first, each once."""
     made = choices_of(PolicySettings(model="beta", explore="top-layer", alpha=0.4))
@@ -199,6 +309,8 @@ def test_without_choices_they_are_the_usual_rates() -> None:
         ({"choices": [{"alpha": "wide"}]}, "could not convert"),
         ({"choices": [], "explorer": "softmax"}, "give choices"),
         ({"mode": "logging"}, "decide nothing"),
+        ({"outcomes": {"hide": -1.0}}, "with outcomes = {'hide': -1.0}: .* must be above 0; give an outcome"),
+        ({"reward_bounds": (-1.0, 0.0)}, r"with reward_bounds = \[-1.0, 0.0\]: .* must be above 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_the_start(more: dict[str, Any], part: str) -> None:

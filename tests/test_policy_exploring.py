@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from policies.exploration import Exploration, Now
 from policies.meta_records import read_key
+from policies.meta_state import Rows
 from policies.model import make_model
 from policies.prior import BetaPrior
 from policies.snapshot import Snapshot, build
@@ -64,8 +65,8 @@ def test_a_roll_out_is_heard_once_and_written_with_what_it_decided(monkeypatch: 
     """Nothing waits for it: before it is over, nothing is told and nothing written; the next leader has its rate."""
     found_alpha(monkeypatch, 0.2)
     one = PolicyExploring("p", policy())
-    assert one.due(1110.0)
     assert not one.due(99.0)
+    assert one.due(1110.0)
     one.begin(NOW)
     assert not one.due(1e9)
     assert one.wait(20.0)
@@ -76,6 +77,24 @@ def test_a_roll_out_is_heard_once_and_written_with_what_it_decided(monkeypatch: 
     after.restore(records(one))
     assert (after.state.alpha, after.state.cut) == (0.2, NOW.offsets)
     assert not after.due(1200.0)
+
+
+def test_arms_that_go_do_not_put_off_the_next_roll_out() -> None:
+    """What came before and after they went counts, over a leader's death too, which loses what it had not written."""
+    one = PolicyExploring("p", policy())
+    one.begin(NOW)
+    assert one.wait(60.0)
+    one.heard(snapshot(), free=True)
+    written = records(one)
+    assert not one.due(1170.0)
+    assert not one.due(700.0)
+    assert not PolicyExploring("p", policy(explore="fixed")).due(1e9)
+    after, later = PolicyExploring("p", policy()), PolicyExploring("p", policy())
+    after.restore(records(one))
+    later.restore(written)
+    assert (one.due(740.0), after.due(740.0), later.due(740.0)) == (True, True, False)
+    assert not later.due(700.0)
+    assert later.due(800.0)
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -164,3 +183,11 @@ def test_arms_are_grouped_by_a_field_of_theirs() -> None:
     """One without the field is in no group."""
     made = policy(model="hybrid", dimension=2, group_by="campaign", ads={**ADS, "c": {"value": 2.0}})
     assert made.group_of == {"a": "spring", "b": "autumn"}
+
+
+def test_contexts_of_another_length_are_let_go_of() -> None:
+    """They are of before the settings changed."""
+    one = PolicyExploring("p", policy(model="linear", dimension=2))
+    for d in (2, 3):
+        one.take(Rows(arm=["a"], ts=np.zeros(1, np.int64), x=np.ones((1, d)), reward=np.ones(1)))
+    assert one.state.ring.shape == (1, 2)

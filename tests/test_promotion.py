@@ -20,9 +20,9 @@ from policies.decide import law
 from policies.meta_records import read_key
 from policies.promotion import trial
 from policies.snapshot import Snapshot, exploring
-from policies.trial_records import KIND, decode_trials
-from policies.trials import Trials, Word, judged_rows
-from streams import cli, feedback, topics
+from policies.trial_records import KIND, decode_trials, encode_trials
+from policies.trials import Exploring, Trials, Word, judged_rows
+from streams import cli, feedback, promotion, topics
 from streams.checkpoint import UnknownOutcomeError, Writer
 from streams.client import PolicyClient
 from streams.decoded import GROUP_SHIFT, Names
@@ -42,6 +42,7 @@ from tests.test_publisher import LINEAR, Learners, publishing, records, settings
 
 START_MS, A_STEP = 1_700_000_000_000, 100
 NOTHING_SEEN = "mean reward nan of 0 decisions against nan of 0, wealth 1 to promote and 1 to roll back"
+OVERRIDDEN = Exploring(explorer="thompson", rates={"alpha": 2.0, "epsilon": 0.005})
 PROPOSED = Word(kind="propose", rates={"alpha": 0.1}, share=0.5, reason="narrower")
 
 
@@ -430,3 +431,108 @@ def test_an_audit_share_is_published_and_audited(bootstrap: str, prefix: str) ->
     assert shown["propensities"] == pytest.approx({"a": 1.0, "b": 1.0}, abs=0.02)
     assert shown["shares"]["the random share"]["of"] == 3 * A_STEP
     assert shown["alarms"] == 0
+
+
+def test_another_audit_share_is_tested_on_its_own_decisions(bootstrap: str, prefix: str) -> None:
+    """Rows of the share before mature still when the next leader publishes another one, and one after it knows which count."""
+    shares = (0.01, 0.3)
+    one, other = (
+        settings_of(bootstrap, prefix, policies={"front": LINEAR | {"audit_share": share}}) for share in shares
+    )
+    topics.create(one)
+    Learners(one).commit(0, dyadic(11, 90))
+    with publishing(one) as publisher:
+        before = until(publisher, lambda: read_snapshots(one).get("front"))
+        world = World(one, canary=0.1, incumbent=0.1)
+        world.step(before)
+        judged_all(publisher, world)
+    for _ in range(2):
+        with publishing(other) as publisher:
+            world.step(before)
+            after = until(publisher, lambda: (found := newest(other)).audit_share == 0.3 and found)
+            until(publisher, lambda: publisher.ready()[1] == "leading")
+            for snapshot in (before, after):
+                for _ in range(4):
+                    world.step(snapshot)
+            judged_all(publisher, world)
+            state = state_of(publisher)
+            assert (state.random_since, state.audit.alarms) == (before.version + 1, 0)
+            due(publisher)
+            tick(publisher)
+    tested = state.audit.shares["the random share"]
+    assert (tested.share, tested.inside + tested.outside) == (0.3, 8 * A_STEP)
+
+
+def test_an_override_is_judged_by_rows_that_nobody_followed(settings: Settings) -> None:
+    """By the newest of the topic, read when it is heard, by each leader; other records lie behind them."""
+    Learners(settings).commit(0, dyadic(11, 90))
+    for alpha in (0.31, 0.32):
+        with publishing(settings) as publisher:
+            front = until(publisher, lambda: read_snapshots(settings).get("front"))
+            until(publisher, lambda: publisher.ready()[1] == "leading")
+            world = World(settings, canary=0.1, incumbent=0.1)
+            world.step(front)
+            world.writer.commit([Message("feedback", None, b"of somebody else")] * 100)
+            say(settings, "front", Word(kind="override", rates={"alpha": alpha}))
+            until(publisher, lambda: newest(settings).rates["alpha"] == alpha)  # noqa: B023 - read at once
+            assert publisher._feedback is None
+    assert "overridden by hand: alpha 0.31 -> 0.32" in reasons(settings)
+
+
+def test_words_start_from_the_rate_that_roll_outs_found(bootstrap: str, prefix: str) -> None:
+    """Proposing the settings' rate is a change then, and proposing the one that decides is none."""
+    made = settings_of(bootstrap, prefix, policies={"front": LINEAR | {"explore": "roll-outs"}})
+    topics.create(made)
+    learners = Learners(made)
+    learners.commit(0, dyadic(11, 90))
+    with publishing(made) as publisher:
+        until(publisher, lambda: read_snapshots(made).get("front"))
+        exploring = publisher._policies["front"].meta.exploring
+        exploring.state = replace(exploring.state, alpha=0.5)
+        learners.commit(0, dyadic(12, 60))
+        until(publisher, lambda: newest(made).rates["alpha"] == 0.5)
+        wait_for(lambda: told(made, "front")["rates"]["alpha"] == 0.5)
+        with pytest.raises(WordRefused, match=r"it is what decides already: thompson, alpha = 0\.5"):
+            say(made, "front", Word(kind="propose", rates={"alpha": 0.5}))
+        assert "alpha = 0.3" in say(made, "front", Word(kind="propose", rates={"alpha": 0.3}))["meant"]
+        front = until(publisher, lambda: (one := newest(made)).canary and one)
+    assert (front.rates["alpha"], front.canary.rates["alpha"]) == (0.5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("explore", "adopted", "reason", "starts", "decides"),
+    [
+        ("fixed", (), "", 0.3, 0.3),
+        ("roll-outs", (), "", 0.5, 0.5),
+        ("top-layer", (), "", 0.3, 0.5),
+        ("roll-outs", (OVERRIDDEN,), "", 0.3, 2.0),
+        ("roll-outs", (), "held: a look at it", 0.3, 0.3),
+    ],
+)
+def test_what_was_published_tells_what_decides(
+    monkeypatch: pytest.MonkeyPatch,
+    explore: str,
+    adopted: tuple[Exploring, ...],
+    reason: str,
+    starts: float,
+    decides: float,
+) -> None:
+    """Where roll-outs or the top layer move it; a choice of the top layer is drawn for one snapshot, so that no word starts from it."""
+    made = Settings(bootstrap="127.0.0.1:1", policies={"front": LINEAR | {"explore": explore}})
+    rates = {"alpha": decides if adopted else 0.5, "epsilon": 0.005}
+    front = replace(snapshot(7), rates=rates, reasons=(reason,))
+    state = Trials(adopted=adopted)
+    words: list[Word] = []
+    monkeypatch.setattr(
+        promotion,
+        "read_published",
+        lambda _: ({"front": front}, {"front": {(None, KIND): encode_trials("front", state)}}),
+    )
+    monkeypatch.setattr(promotion, "read_words", lambda _: Words())
+    monkeypatch.setattr(promotion, "write_word", lambda _, __, word: words.append(word))
+    assert told(made, "front")["rates"]["alpha"] == decides
+    if not adopted:
+        with pytest.raises(WordRefused, match="it is what decides already"):
+            say(made, "front", Word(kind="propose", rates={"alpha": starts}))
+    say(made, "front", Word(kind="propose", rates={"alpha": 1.5}))
+    assert [word.rates for word in words] == [{"alpha": 1.5}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from policies.exploration import (
     RING,
     Exploration,
     Now,
+    counted,
     decided,
     first_exploration,
     is_due,
@@ -104,6 +106,32 @@ def test_what_is_played_is_what_was_seen_since_the_last_cut() -> None:
     assert second.rules.delay == pytest.approx(2.0 / (30.0 / 6000.0))
     assert second.seen.unannounced == pytest.approx(np.log(2) * (30.0 / 6000.0) / 3600.0, rel=1e-3)
     assert second.state.hazard.changes == pytest.approx(3.0, rel=0.01)
+
+
+def test_arms_that_expire_neither_put_off_a_roll_out_nor_slow_the_pace() -> None:
+    """Of a million impressions 400,000 expire after 4,000 more: the next 1,000 make one due, and it plays at the pace of 5,000."""
+    first = make_cut(state(), now(count=1_000_000.0), policy="p", rules=RULES).state
+    went = counted(counted(first, 1_004_000.0), 604_000.0)
+    assert not is_due(went, RULES, 604_999.0)
+    assert is_due(went, RULES, 605_000.0)
+    assert is_due(counted(first, 600_000.0), RULES, 605_000.0)
+    restored = decode_exploration(encode_exploration("p", went), first_exploration(0.3, dimension=D))
+    assert (restored.events, restored.count) == (4_000.0, 604_000.0)
+    again = now(count=605_000.0, now_ms=90_000, mean_delay_s=2.0)
+    lost, kept = (make_cut(one, again, policy="p", rules=RULES) for one in (restored, replace(first, count=600_000.0)))
+    assert lost.rules.delay == kept.rules.delay == pytest.approx(2.0 / (30.0 / 5000.0))
+    assert lost.seen.announced == kept.seen.announced
+    assert encode_exploration("p", lost.state) == encode_exploration("p", kept.state)
+
+
+def test_a_state_of_before_goes_on_from_the_impressions_at_its_cut() -> None:
+    """Its record says nothing of those that came since."""
+    cut = make_cut(state(), now(), policy="p", rules=RULES).state
+    record = msgspec.msgpack.decode(encode_exploration("p", cut))
+    del record["events"]
+    restored = decode_exploration(msgspec.msgpack.encode(record), first_exploration(0.3, dimension=D))
+    assert not is_due(restored, RULES, 10_999.0)
+    assert is_due(restored, RULES, 11_000.0)
 
 
 def test_the_newest_contexts_are_kept_within_a_bound() -> None:

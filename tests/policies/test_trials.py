@@ -21,7 +21,7 @@ from policies.snapshot import Snapshot, assemble, decode_head, encode_head, expl
 from policies.snapshot_records import LinearArm
 from policies.sums import RecordError
 from policies.trial_records import decode_trials, encode_trials, trials_key
-from policies.trials import Exploring, Trials, Word, concluded, judged_rows, said
+from policies.trials import NEVER, Exploring, Trials, Word, concluded, judged_rows, said, shared_out
 from tests.policies.snapshots import two
 
 BASE = Exploring(explorer="thompson", rates={"alpha": 0.3, "epsilon": 0.005})
@@ -150,12 +150,38 @@ def test_audits_look_at_exact_propensities_and_told_groups() -> None:
     assert judge(Trials(), replace(rows, propensity=None)) == Trials()
 
 
+@pytest.mark.parametrize(("before", "share"), [(0.01, 0.05), (0.0, 0.05), (0.2, 0.05)])
+def test_another_random_share_is_tested_on_decisions_of_its_snapshots(before: float, share: float) -> None:
+    """Those of the share before mature still, among the others; lost ones raise the alarm as ever."""
+    state = shared_out(Trials(), share=share, published=before, version=8)
+    assert state.random_since == 8
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        for version, drawn in ((7, before), (8, share)):
+            groups = ["random" if one else "rest" for one in rng.random(100) < drawn]
+            state = judge(state, rows_of(groups, [0.0] * 100, version=version), audit_share=share)
+    tested = state.audit.shares["the random share"]
+    assert (state.audit.alarms, tested.inside + tested.outside) == (0, 4000)
+    assert judge(state, rows_of(["rest"] * 2000, [0.0] * 2000, version=8), audit_share=share).audit.alarms >= 1
+    assert decode_trials(encode_trials("p", state)) == state
+
+
+def test_no_decision_is_tested_before_the_share_is_published() -> None:
+    """A leader that took over judges first; the version that comes next is known when it is made."""
+    waits = shared_out(Trials(), share=0.05, published=0.01, version=NEVER)
+    rows = rows_of(["rest"] * 2000, [0.0] * 2000, version=8)
+    assert judge(waits, rows, audit_share=0.05).audit.alarms == 0
+    assert decode_trials(encode_trials("p", waits)) == waits
+    assert shared_out(waits, share=0.05, published=0.01, version=9).random_since == 9
+    assert shared_out(Trials(), share=0.05, published=None, version=1) == Trials()
+
+
 def full() -> Trials:
     """A state that has something in every field."""
     state, _ = heard(Word(kind="override", rates={"alpha": 0.5}), propose(share=0.5), Word(kind="freeze"))
     groups = ["canary", "incumbent", "incumbent", "canary", "incumbent"] * 9
     state = judge(state, rows_of(groups, [1.0, 0.0, 1.0, 0.3, 0.0] * 9, version=12), audited=True, least=0.1)
-    return replace(state, heard=7, offsets={1: 5, 0: 9})
+    return replace(state, heard=7, offsets={1: 5, 0: 9}, random_since=11)
 
 
 def test_the_record_holds_all_of_it() -> None:
