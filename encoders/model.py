@@ -20,6 +20,8 @@ from encoders.dense import Dense, read_dense
 from encoders.errors import ModelError
 from encoders.folder import Folder, Pooling, Precision, fingerprint, locate, read_folder
 from encoders.hardware import DTYPES, choose_device, choose_precision
+from encoders.lengths import max_length as chosen_length
+from encoders.lengths import try_length
 from encoders.packed import PackedBert
 from encoders.pooling import pool_packed, pool_padded, scaled
 from encoders.tokens import Tokenizer, load_fast
@@ -180,7 +182,7 @@ def load(
     loaded = load_transformer(folder)
     dense = None if folder.dense is None else read_dense(folder.dense, takes=int(loaded.config.hidden_size))
     fast, named = load_fast(folder)
-    length = _max_length(folder, loaded.config, named, max_length)
+    length = chosen_length(folder, loaded, named, max_length)
     chosen = pooling or folder.pooling
     mark = fingerprint(folder, pooling=chosen, normalise=folder.normalise, max_length=length, precision=precision)
 
@@ -201,6 +203,7 @@ def load(
 
     encoder = _packed_if_same(made) if _may_pack(loaded.config, on, packed) else made(packed=False)
     encoder.check()
+    try_length(encoder, CANARIES)
     return encoder
 
 
@@ -253,18 +256,6 @@ def load_transformer(folder: Folder) -> Any:
     if getattr(model.config, "is_encoder_decoder", False) or not hasattr(model.config, "hidden_size"):
         raise ModelError(f"{folder.path} is a {model.config.model_type}, which is no text encoder; choose one")
     return model.eval()
-
-
-def _max_length(folder: Folder, config: Any, named: int, wanted: int | None) -> int:
-    places = getattr(config, "max_position_embeddings", None) or 1 << 30
-    if config.model_type in ("roberta", "xlm-roberta"):
-        places -= int(config.pad_token_id) + 1
-    if wanted is not None and wanted > places:
-        raise ModelError(f"max_length = {wanted}: the model has places for {places} tokens; set {places} or less")
-    length = wanted or min(folder.max_length or 1 << 30, named, places)
-    if length >= 1 << 30:
-        raise ModelError(f"{folder.path} does not say how long a text may be; set max_length")
-    return length
 
 
 def _last_states(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,9 @@ A batch closes when it is full, or when the device has nothing else to do: no ti
 made as soon as there are enough tokens for a whole one; if there are not, texts that come meanwhile still get into it. What is
 submitted is not bounded here: whoever submits looks at `texts` and waits. Every text submitted gets an answer, a vector or an
 error, unless `on_fatal` is called: the device itself is broken then, and nothing further is answered.
+
+When memory runs out for several texts, later batches are half as large, but no smaller than one text of the greatest length, which
+has to fit anyway, or than an eighth of what was asked for. A text for which memory ran out alone is tried once more after the device.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from encoders.errors import TextError
 from encoders.model import Encoder, Prepared
 from encoders.tokens import Tokenizer
 
-CHUNK = 256
-"""Texts that one thread tokenises at a time."""
+CHUNK, CHUNK_CHARACTERS = 256, 1_000_000
+"""Texts that one thread tokenises at a time, and their length together: a character takes some forty bytes until it is done."""
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 log = structlog.get_logger(__name__)
@@ -42,6 +45,7 @@ class Job:
 
 
 Done = Callable[[list[tuple[Any, Outcome]]], None]
+Answers = list[tuple[Tokenised, Outcome]]
 
 
 class Watch:
@@ -86,6 +90,7 @@ class Pipeline:
         self._encoder, self._on_done, self._on_fatal = encoder, on_done, on_fatal
         self._watch = watch or Watch()
         self._check_s = check_s
+        self._least_tokens = max(1, min(encoder.max_length, budget_tokens // 8))
         self._window = Window(budget_tokens=budget_tokens, window_tokens=window_tokens, padded=encoder.padded)
         self._jobs: deque[Job] = deque()
         self._slot: tuple[Batch, Prepared] | None = None
@@ -142,7 +147,7 @@ class Pipeline:
                 self._changed.wait_for(lambda: self._jobs or self._closing)
                 if self._closing:
                     return
-                jobs = [self._jobs.popleft() for _ in range(min(CHUNK, len(self._jobs)))]
+                jobs = next_chunk(self._jobs)
             began = time.monotonic()
             good, bad = tokenised(tokenizer, jobs)
             self._watch.tokenised(len(jobs), time.monotonic() - began)
@@ -196,12 +201,20 @@ class Pipeline:
 
         answers = isolate(batch, forward)
         self._tell(batch, began)
-        if any(isinstance(outcome, Exception) and not isinstance(outcome, TextError) for _, outcome in answers):
-            self._encoder.check()  # one text's fault, or the device's?
+        if any(_unclear(outcome) for _, outcome in answers):
+            answers = self._tried(answers, forward)
         with self._changed:
             self._computing = False
             self._changed.notify_all()
         self._answer([(item.tag.tag, outcome) for item, outcome in answers])
+
+    def _tried(self, answers: Answers, forward: Callable[[Batch], Vectors]) -> Answers:
+        """Answers when it is known whether an error is one text's fault or the device's, and whether memory is still short."""
+        self._encoder.check()
+        later = [isolate([item], forward)[0] if _lacks_memory(found) else (item, found) for item, found in answers]
+        if any(_lacks_memory(before) and _unclear(now) for (_, before), (_, now) in zip(answers, later, strict=True)):
+            self._encoder.check()
+        return later
 
     def _tell(self, batch: Batch, began: float) -> None:
         tokens = sum(item.tokens for item in batch)
@@ -215,11 +228,14 @@ class Pipeline:
 
     def _less_memory(self, part: Batch) -> None:
         tokens = sum(item.tokens for item in part)
-        with self._changed:
-            self._window.lower(max(1, tokens // 2))
-            budget = self._window.budget_tokens
         if self._encoder.device.type == "cuda":
             torch.cuda.empty_cache()
+        if len(part) == 1:
+            log.warning("memory ran out for one text", tokens=tokens)
+            return
+        with self._changed:
+            self._window.lower(max(self._least_tokens, tokens // 2))
+            budget = self._window.budget_tokens
         self._watch.budget(budget)
         log.warning("memory ran out; batches are made smaller", tokens=tokens, budget_tokens=budget)
 
@@ -228,6 +244,21 @@ class Pipeline:
         with self._changed:
             self.texts -= len(answers)
             self._changed.notify_all()
+
+
+def next_chunk(jobs: deque[Job]) -> list[Job]:
+    """Take the jobs that are tokenised together: at least one, and no more than `CHUNK` of `CHUNK_CHARACTERS` in all.
+
+    >>> waiting = deque([Job("x" * 600_000, 1), Job("x" * 600_000, 2), Job("hat", 3)])
+    >>> [[job.tag for job in next_chunk(waiting)] for _ in range(2)]
+    [[1], [2, 3]]
+    """
+    chunk = [jobs.popleft()]
+    room = CHUNK_CHARACTERS - len(chunk[0].text)
+    while jobs and len(chunk) < CHUNK and len(jobs[0].text) <= room:
+        chunk.append(jobs.popleft())
+        room -= len(chunk[-1].text)
+    return chunk
 
 
 def tokenised(tokenizer: Tokenizer, jobs: Sequence[Job]) -> tuple[list[Tokenised], list[tuple[Any, Outcome]]]:
@@ -242,6 +273,15 @@ def tokenised(tokenizer: Tokenizer, jobs: Sequence[Job]) -> tuple[list[Tokenised
     good = [Tokenised(ids, job) for ids, job in zip(found, jobs, strict=True) if ids]
     empty = [(job.tag, TextError("it has no tokens")) for ids, job in zip(found, jobs, strict=True) if not ids]
     return good, [*empty]
+
+
+def _unclear(outcome: Outcome) -> bool:
+    """Whether it may be the device's fault."""
+    return isinstance(outcome, Exception) and not isinstance(outcome, TextError)
+
+
+def _lacks_memory(outcome: Outcome) -> bool:
+    return isinstance(outcome, Exception) and is_out_of_memory(outcome)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,6 +22,7 @@ from encoders.keys import KEY_BYTES, key_of
 from streams import logs, security
 from streams.embedding_events import (
     ANNOUNCEMENT_KEY,
+    ENCODER_HEADER,
     Announcement,
     EmbeddingRequest,
     FloatArray,
@@ -32,7 +33,7 @@ from streams.embedding_events import (
 from streams.embedding_vectors import Vectors
 from streams.events import EventError
 from streams.projections import PREFIX, ProjectionError, decode_projection
-from streams.reading import QUIET, partition_count
+from streams.reading import QUIET, of_message, partition_count
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,23 +110,17 @@ class EmbeddingClient:
 
     def ask(self, text: str) -> bool:
         """`request` of one text, again where it may be in the topic already, without any waiting; False where there was no room."""
-        now = int(time.time() * 1000)
-        value = encode_request(EmbeddingRequest(text=text, again=self._vectors.evicted, ts=now))
-        mark = self._announced
+        key, value = self._request(text, again=self._vectors.evicted)
         try:
-            key = None if mark is None else key_of(mark.fingerprint, text)
             self._producer.produce(self._topics.embedding_requests, value=value, key=key)
         except BufferError:
             return False
         return True
 
     def request(self, texts: Sequence[str], *, again: bool = False) -> None:
-        """Ask for vectors without waiting for them; `again` also for those that the topic has."""
-        mark = self._announced
-        now = int(time.time() * 1000)
+        """Ask for vectors without waiting for them; `again` also for those that the topic has, as for those that were taken back."""
         for text in texts:
-            key = None if mark is None else key_of(mark.fingerprint, text)
-            value = encode_request(EmbeddingRequest(text=text, again=again, ts=now))
+            key, value = self._request(text, again=again)
             while True:
                 try:
                     self._producer.produce(self._topics.embedding_requests, value=value, key=key)
@@ -181,6 +176,13 @@ class EmbeddingClient:
     ) -> None:
         self.close()
 
+    def _request(self, text: str, *, again: bool) -> tuple[bytes | None, bytes]:
+        """Key and value of a request; a worker may not know that a vector was taken back."""
+        mark = self._announced
+        key = None if mark is None else key_of(mark.fingerprint, text)
+        again = again or (key is not None and self._vectors.taken_back(key))
+        return key, encode_request(EmbeddingRequest(text=text, again=again, ts=int(time.time() * 1000)))
+
     def _up_to_date(self, until: float) -> Announcement:
         """The encoder at work, once the topic has been read to its end."""
         with self._vectors.changed:
@@ -205,11 +207,13 @@ class EmbeddingClient:
             self._producer.poll(0)
 
     def _take(self, message: Any) -> None:
-        key, value = message.key(), message.value()
+        record = of_message(message)
+        key, value = record.key, record.value
         if message.topic() == self._topics.dead_letters:
-            headers = dict(message.headers() or [])
-            if key is not None and headers.get(_TOPIC) == self._topics.embedding_requests.encode():
-                self._vectors.fail(key, headers.get(_REASON, b"").decode(errors="replace"))
+            headers = dict(record.headers)
+            asked = headers.get(_TOPIC) == self._topics.embedding_requests.encode()
+            if key is not None and asked and self._at_work(headers.get(ENCODER_HEADER)):
+                self._vectors.fail(key, (headers.get(_REASON) or b"").decode(errors="replace"))
         elif key == ANNOUNCEMENT_KEY and value is not None:
             try:
                 found = decode_announcement(value)
@@ -223,6 +227,10 @@ class EmbeddingClient:
             self._take_projection(key, value)
         elif key is not None and len(key) == KEY_BYTES:
             self._vectors.put(key, value)
+
+    def _at_work(self, encoder: bytes | None) -> bool:
+        """Whether that fingerprint, if there is one, is the encoder's whose vectors are waited for."""
+        return encoder is None or self._announced is None or encoder == self._announced.fingerprint.encode()
 
     def _take_projection(self, key: bytes, value: bytes | None) -> None:
         name = key.removeprefix(PREFIX).decode(errors="replace")

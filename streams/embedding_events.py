@@ -40,6 +40,8 @@ from streams.events import CONTENT_TYPE, VERSION, EventError, codec_of
 
 ANNOUNCEMENT_KEY = b"encoder"
 DTYPE = "<f4"
+ENCODER_HEADER = "__clickloop.errors.encoder"
+"""Of a dead letter: the fingerprint of the encoder that could not encode."""
 
 Headers = list[tuple[str, bytes]]
 FloatArray = npt.NDArray[np.float32]
@@ -148,7 +150,7 @@ def decode_announcement(value: bytes) -> Announcement:
     """The announcement in a record's value. Raises EventError if there is none, or of a later version."""
     try:
         found = msgspec.json.decode(value, type=Announcement)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError(f"the record under {ANNOUNCEMENT_KEY!r} is no announcement of an encoder: {error}") from error
     if found.v != VERSION:
         raise EventError(f"an encoder announces itself with v = {found.v}; this version reads {VERSION}")

@@ -10,6 +10,10 @@ ENTRY_BYTES = 250
 """What a vector takes besides its numbers: key, value object, place in the table."""
 
 
+MOST_TAKEN_BACK = 100_000
+"""Keys taken back that are kept."""
+
+
 class Call:
     """Somebody who waits for keys: what has come for them, and why one never will."""
 
@@ -42,8 +46,11 @@ class Vectors:
         self._held: OrderedDict[bytes, bytes] = OrderedDict()
         self._octets = 0
         self._calls: list[Call] = []
+        self._taken_back: set[bytes] = set()
         self.changed = threading.Condition()
-        self.evicted = False  # whether one that came is not held any more
+        self.evicted = (
+            False  # whether one that came is not held any more, or one was taken back and is not known any more
+        )
 
     def __len__(self) -> int:
         return len(self._held)
@@ -60,7 +67,12 @@ class Vectors:
         with self.changed:
             if value is None:
                 self._drop(key)
+                self._taken_back.add(key)
+                if len(self._taken_back) > MOST_TAKEN_BACK:
+                    self._taken_back.clear()
+                    self.evicted = True
                 return
+            self._taken_back.discard(key)
             value = self._held.get(key, value)
             if key not in self._held:
                 self._held[key] = value
@@ -73,6 +85,11 @@ class Vectors:
                     call.wanted.discard(key)
                     call.found[key] = value
             self.changed.notify_all()
+
+    def taken_back(self, key: bytes) -> bool:
+        """Whether the last record of a key took its vector back."""
+        with self.changed:
+            return key in self._taken_back
 
     def fail(self, key: bytes, why: str) -> None:
         """A key's text is a dead letter."""

@@ -36,7 +36,8 @@ class Input:
         flow: takes what is read, and tells what may be committed.
         pipeline: encodes.
         catch_up: reads which vectors there are already; called before the first request and after the group has changed.
-            It raises ReadError when the brokers do not answer, and is called again.
+            It asks its argument now and then whether to go on. It raises ReadError when the brokers do not answer, and is
+            called again.
         ended: set when reading is to end.
         fatal: called with an error after which reading cannot go on.
     """
@@ -47,7 +48,7 @@ class Input:
         flow: Flow,
         pipeline: Submit,
         *,
-        catch_up: Callable[[], None],
+        catch_up: Callable[[Callable[[], bool]], None],
         ended: threading.Event,
         fatal: Callable[[BaseException], None],
     ) -> None:
@@ -120,13 +121,18 @@ class Input:
 
     def _be_up_to_date(self) -> None:
         try:
-            self._catch_up()
+            self._catch_up(self._goes_on)
         except ReadError as error:
             self.why = f"reading what is encoded already: {error}"
             log.warning("cannot read what is encoded already; trying again", why=str(error))
             self._ended.wait(1.0)
         else:
             self._behind, self.why = False, ""
+
+    def _goes_on(self) -> bool:
+        """A sign of life of something long; whether it is to go on."""
+        self.beat = time.monotonic()
+        return not self._ended.is_set()
 
     def _take(self, most: int, timeout_s: float) -> None:
         records: list[tuple[int, SimpleRecord]] = []

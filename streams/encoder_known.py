@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from encoders.keys import KEY_BYTES
 from encoders.seen import Seen
 from streams import logs, security
@@ -31,20 +33,27 @@ class Known:
         self.seen = Seen(most_bytes=max(int(settings.encoder.cache_mb * 1e6), 1_000))
         self.announced: Announcement | None = None
 
-    def catch_up(self) -> int:
+    def catch_up(self, goes_on: Callable[[], bool]) -> int:
         """Read what was written since the last call; how many keys came. Blocking. Raises ReadError.
 
-        Of what there was before the first call, the newest that there is room for.
+        Of what there was before the first call, the newest that there is room for. `goes_on` is asked before each partition and
+        after each batch, and ends it by False; the next call reads on.
         """
         came = 0
         with reader(self._client, wait_ms=5) as consumer:
             for partition in range(partition_count(self._client, self._topic, timeout_s=TIMEOUT_S)):
+                if not goes_on():
+                    return came
                 low, high = bounds(consumer, self._topic, partition, timeout_s=TIMEOUT_S)
                 start = max(low, self._positions.get(partition, high - self.seen.capacity))
+                self._positions[partition] = start
                 if start < high:
                     for batch in read(consumer, self._topic, partition, start, None, timeout_s=TIMEOUT_S):
                         came += self._take(batch)
-                self._positions[partition] = max(start, high)
+                        self._positions[partition] = batch[-1].offset + 1
+                        if not goes_on():
+                            return came
+                self._positions[partition] = max(self._positions[partition], high)
         return came
 
     def _take(self, records: list[SimpleRecord]) -> int:

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, Producer
 from streams import dead_letters, logs, security
 from streams.decoded import Dead
 from streams.embedding_events import (
+    ENCODER_HEADER,
     Announcement,
     FloatArray,
     announcement_key,
@@ -32,7 +33,7 @@ class Output:
     """An idempotent producer that never gives a record up while it runs, with a thread for its acknowledgements.
 
     Args:
-        fingerprint: the encoder's, for the headers.
+        fingerprint: the encoder's, for the headers of vectors and dead letters.
         dimension: of its vectors.
         fatal: called when a record can never be delivered.
     """
@@ -43,6 +44,7 @@ class Output:
         self._topics = settings.topics
         self._beside = settings.encoder.name is not None
         self._headers = vector_headers(fingerprint, dimension)
+        self._blame = (ENCODER_HEADER, fingerprint.encode())
         self._fatal = fatal
         self._numbers = itertools.count()
         self._open: dict[int, float] = {}  # since when each record waits, the oldest first
@@ -74,7 +76,7 @@ class Output:
         self._produce(self._topics.embeddings, key, pack_vector(vector), self._headers, safe)
 
     def dead(self, topic: str, partition: int, rows: Sequence[Dead], safe: Callable[[float], None]) -> None:
-        """Write what one record did wrong; `safe` is called once the brokers have all of it."""
+        """Write what one record did wrong, and by which encoder; `safe` is called once the brokers have all of it."""
         letters = list(dead_letters.letters(topic, partition, rows))
         left = [len(letters)]
 
@@ -84,7 +86,7 @@ class Output:
                 safe(took_s)
 
         for letter in letters:
-            self._produce(self._topics.dead_letters, letter.key, letter.value, list(letter.headers), one_safe)
+            self._produce(self._topics.dead_letters, letter.key, letter.value, [*letter.headers, self._blame], one_safe)
 
     def announce(self, announcement: Announcement) -> None:
         """Say which encoder is at work."""

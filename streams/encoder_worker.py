@@ -27,6 +27,8 @@ from streams.metrics_server import serve
 from streams.settings_errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from encoders.model import Encoder
     from streams.settings import Settings
     from streams.topics import Problem
@@ -201,9 +203,11 @@ class EncoderWorker:
                 self._pipeline.close()
         return 0 if self._error is None else 1
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, goes_on: Callable[[], bool]) -> None:
         """Read which vectors there are, and say which encoder is at work if the topic does not."""
-        came = self._known.catch_up()
+        came = self._known.catch_up(goes_on)
+        if self._ended.is_set():
+            return
         log.info("read what is encoded already", keys=came)
         if self._known.announced != self._announcement:
             self._output.announce(self._announcement)

@@ -101,7 +101,7 @@ def decode_projection(key: bytes, value: bytes) -> Projection:
             texts=record.texts,
             share=record.share,
         )
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise ProjectionError(f"the record under {key!r} is no projection: {error}") from error
     if key_of(found.name) != key:
         raise ProjectionError(
@@ -154,7 +154,8 @@ def made(settings: Settings, *, length: int, encoder: str | None = None) -> Proj
     try:
         for records in _partitions(settings):
             part = moments_of(records, encoder=mark, seen=seen)
-            whole = part if whole is None or part is None else merged(whole, part)
+            if part is not None:
+                whole = part if whole is None else merged(whole, part)
         if whole is None:
             raise ProjectionError(
                 f"{settings.topics.embeddings} has no vectors of encoder {mark}; ask for some (docs/encoder.md), or name another encoder"

@@ -41,10 +41,12 @@ class SimpleRecord(NamedTuple):
 
 
 def of_message(message: Any) -> SimpleRecord:
-    """Librdkafka's message as a record."""
-    return SimpleRecord(
-        message.offset(), message.timestamp()[1], message.key(), message.value(), message.headers() or []
-    )
+    """Librdkafka's message as a record; without headers if the name of one is not UTF-8."""
+    try:
+        headers = message.headers() or []
+    except (SystemError, UnicodeDecodeError):
+        headers = []  # one attempt only: the client does not say what a second one does
+    return SimpleRecord(message.offset(), message.timestamp()[1], message.key(), message.value(), headers)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def test_a_vector_is_its_numbers_and_nothing_else() -> None:
 
 
 def test_an_announcement_reads_as_it_was_written() -> None:
-    """Golden JSON; a later version and other records under its key are refused."""
+    """Golden JSON; a later version and other records under its key are refused: not JSON, not UTF-8, nested too deeply."""
     given = Announcement(fingerprint="f0", dimension=8, precision="bf16", max_length=256, model="minilm")
     fields: dict[str, Any] = msgspec.json.decode(encode_announcement(given))
     assert fields == {
@@ -90,5 +90,6 @@ def test_an_announcement_reads_as_it_was_written() -> None:
     assert decode_announcement(encode_announcement(given)) == given
     with pytest.raises(EventError, match="v = 2"):
         decode_announcement(msgspec.json.encode(fields | {"v": 2}))
-    with pytest.raises(EventError, match="is no announcement"):
-        decode_announcement(b"\x00")
+    for wrong in (b"\x00", b'{"v":1,"fingerprint":"\xff"}', b'{"v":1,"x":' + b"[" * 100_000):
+        with pytest.raises(EventError, match="is no announcement"):
+            decode_announcement(wrong)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from streams import embedding_vectors
 from streams.embedding_vectors import ENTRY_BYTES, Vectors
 
 
@@ -56,3 +59,18 @@ def test_a_call_gets_more_than_is_held() -> None:
     vectors.close(call)
     vectors.put(keys[4], b"late")
     assert keys[4] not in call.found
+
+
+def test_what_was_taken_back_is_known_until_it_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held or not; with too many of them any may have been."""
+    monkeypatch.setattr(embedding_vectors, "MOST_TAKEN_BACK", 2)
+    vectors = Vectors(most_bytes=10_000)
+    for key in (b"a", b"b"):
+        vectors.put(key, None)
+    assert [vectors.taken_back(key) for key in (b"a", b"b", b"c")] == [True, True, False]
+    vectors.put(b"a", b"x")
+    assert not vectors.taken_back(b"a")
+    assert not vectors.evicted
+    for key in (b"c", b"d"):
+        vectors.put(key, None)
+    assert vectors.evicted

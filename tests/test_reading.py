@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.reading import ReadError, bounds
+from streams.reading import ReadError, bounds, of_message
 
 
 class Answers:
@@ -40,3 +40,36 @@ def test_what_does_not_pass_by_itself_is_told_at_once() -> None:
     """With the partition and what to check."""
     with pytest.raises(ReadError, match=r"feedback-2 cannot be read: .*may read the topic"):
         asked(KafkaError.TOPIC_AUTHORIZATION_FAILED, (3, 7))
+
+
+class Named:
+    """Stands in for a message whose header has a name that is not UTF-8; a second look would find what the first one left."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.looks = error, 0
+
+    def headers(self) -> Any:
+        self.looks += 1
+        raise self.error
+
+    def offset(self) -> int:
+        return 7
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 3
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return b"v"
+
+
+@pytest.mark.parametrize(
+    "error", [SystemError("returned NULL"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")], ids=repr
+)
+def test_a_header_whose_name_is_not_utf8_ends_nobody(error: Exception) -> None:
+    """The record comes without headers, and they are asked for once."""
+    message = Named(error)
+    assert of_message(message) == (7, 3, b"k", b"v", [])
+    assert message.looks == 1

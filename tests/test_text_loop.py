@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from encoders.keys import key_of
@@ -23,9 +24,11 @@ from policies.snapshot import Snapshot
 from streams import cli, projections, topics
 from streams.checkpoint import Writer
 from streams.client import PolicyClient
-from streams.embedding_client import EmbeddingClient
+from streams.embedding_client import EmbeddingClient, NotEncoded
 from streams.embedding_events import (
+    ENCODER_HEADER,
     Announcement,
+    EmbeddingRequest,
     announcement_key,
     decode_request,
     encode_announcement,
@@ -48,6 +51,7 @@ from tests.vectors import D, projection, vector_of
 
 START_MS = 1_700_000_000_000
 TEXTS = [f"text {i}" for i in range(200)]
+REASON = "__connect.errors.exception.message"
 ADS: dict[str, Any] = {"shoes": {"title": "Two red shoes"}, "hat": {"title": "A hat"}, "coat": {"title": "A coat"}}
 
 
@@ -77,13 +81,17 @@ class Encoder:
 
     def requested(self) -> set[str]:
         """Texts that were asked for until now."""
+        return {one.text for one in self.requests()}
+
+    def requests(self) -> list[EmbeddingRequest]:
+        """What was asked until now."""
         topic, client = self.settings.topics.embedding_requests, self.settings.librdkafka()
-        found: set[str] = set()
+        found: list[EmbeddingRequest] = []
         with reader(client) as consumer:
             for number in range(partition_count(client, topic)):
                 low, high = bounds(consumer, topic, number, timeout_s=10)
                 for batch in read(consumer, topic, number, low, None, timeout_s=10) if high > low else ():
-                    found |= {decode_request(one.value, [], most_bytes=1000).text for one in batch}
+                    found += [decode_request(one.value, [], most_bytes=1000) for one in batch]
         return found
 
 
@@ -146,8 +154,24 @@ def test_a_command_fits_a_projection_to_the_vectors_that_are_there(
     assert "allowed are 1 to 6" in capsys.readouterr().err
 
 
+def vector_records(texts: Iterable[str], *, fingerprint: str = "e1") -> list[SimpleRecord]:
+    headers = vector_headers(fingerprint, D)
+    return [SimpleRecord(0, 0, key_of(fingerprint, text), pack_vector(vector_of(text)), headers) for text in texts]
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_partition_without_new_vectors_takes_nothing_away(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """Wherever it stands: empty, of another encoder, or with texts that were there before."""
+    parts = [vector_records(TEXTS[:80]), vector_records(TEXTS[80:150]), vector_records(TEXTS[150:])]
+    for nothing in ([], vector_records(TEXTS, fingerprint="e2"), parts[0]):
+        given = [*parts[:place], nothing, *parts[place:]]
+        monkeypatch.setattr(projections, "_partitions", lambda _, given=given: iter(map(iter, given)))
+        found = projections.made(Settings(), length=3, encoder="e1")
+        assert found.texts == len(TEXTS)
+
+
 def test_records_that_are_no_projection_are_passed_over() -> None:
-    """Damaged, of another name, of a later version."""
+    """Damaged, of another name, of a later version, nested too deeply."""
     one = projection()
     key, value = projections.key_of(one.name), encode_projection(one)
     assert decode_projection(key, value).name == one.name
@@ -158,6 +182,7 @@ def test_records_that_are_no_projection_are_passed_over() -> None:
         (projections.key_of(projection(seed=1).name), value),
         (key, encode_projection(projection(seed=1))),
         (key, value.replace(b"\xa1v\x01", b"\xa1v\x02")),
+        (key, b"\x81\xa1x" + b"\x91" * 100_000),
     ):
         with pytest.raises(ProjectionError):
             decode_projection(wrong_key, wrong)
@@ -202,6 +227,54 @@ def test_an_ad_server_asks_for_texts_and_decides_by_their_vectors_when_they_come
     z = projection().components(vector_of("red shoes"), 3)
     match = projection().match(vector_of("red shoes"), vector_of("Two red shoes"))
     assert np.allclose(one.context, [1.0, 0.5, *z, match], rtol=1e-6)
+
+
+def letter(encoder: Encoder, text: str, *headers: tuple[str, bytes]) -> None:
+    """A dead letter of a request for a text."""
+    topics_ = encoder.settings.topics
+    given: Any = [("__connect.errors.topic", topics_.embedding_requests.encode()), (REASON, b"poison"), *headers]
+    encoder.producer.produce(topics_.dead_letters, key=key_of(encoder.fingerprint, text), value=b"", headers=given)
+    assert encoder.producer.flush(30) == 0
+
+
+def test_only_the_encoder_at_work_can_refuse_a_text(bootstrap: str, prefix: str) -> None:
+    """A letter that names another one is passed over; one without a name, as before there were names, is not."""
+    known = settings_of(bootstrap, prefix)
+    topics.create(known)
+    encoder = Encoder(known)
+    with EmbeddingClient(known) as client, ThreadPoolExecutor(1) as pool:
+
+        def asked(text: str) -> Future[Any]:
+            future = pool.submit(client.embed, [text], timeout_s=60.0)
+            until(lambda: text in encoder.requested())
+            return future
+
+        came = asked("red")
+        letter(encoder, "red", (ENCODER_HEADER, b"e2"))
+        until(lambda: client._consumer.position([TopicPartition(known.topics.dead_letters, 0)])[0].offset >= 1)
+        encoder.encode(["red"])
+        assert np.array_equal(came.result()[0], vector_of("red"))
+        for text, named in (("hat", [(ENCODER_HEADER, b"e1")]), ("coat", [])):
+            failed = asked(text)
+            letter(encoder, text, *named)
+            with pytest.raises(NotEncoded, match="poison"):
+                failed.result()
+
+
+def test_what_was_taken_back_is_asked_for_again(bootstrap: str, prefix: str) -> None:
+    """A worker may count it as answered, so the request says `again`; other requests do not."""
+    known = settings_of(bootstrap, prefix)
+    topics.create(known)
+    encoder = Encoder(known)
+    encoder.encode(["red", "hat"])
+    encoder.producer.produce(known.topics.embeddings, key=key_of("e1", "red"), value=None)
+    assert encoder.producer.flush(30) == 0
+    with EmbeddingClient(known) as client:
+        until(lambda: client.get("hat") is not None and client._vectors.taken_back(key_of("e1", "red")))
+        client.request(["red", "coat"])
+        client.ask("red")
+        found = until(lambda: found if len(found := encoder.requests()) == 3 else None)
+    assert sorted((one.text, one.again) for one in found) == [("coat", False), ("red", True), ("red", True)]
 
 
 class Learner:

@@ -225,6 +225,42 @@ def test_what_does_not_exist_here_is_refused(tmp_path: Path, monkeypatch: pytest
     assert load(folder, device="cpu").precision == "bf16"
 
 
+@pytest.mark.parametrize("kind", ["mpnet", "camembert", "roberta"])
+def test_places_are_counted_from_the_padding_s_where_the_model_does(tmp_path: Path, kind: str) -> None:
+    """The greatest length that is accepted can be encoded, and one token more is refused with what is allowed."""
+    folder = str(tiny.make(tmp_path, kind=kind, more={"pad_token_id": 1}))
+    with pytest.raises(ModelError, match="max_length = 39: the model has places for 38 tokens; set 38 or less"):
+        load(folder, dtype="fp32", device="cpu", max_length=39)
+    encoder = load(folder, dtype="fp32", device="cpu", max_length=38)
+    assert np.isfinite(encoder.encode(["red hat " * 30])).all()
+
+
+def test_a_length_at_which_texts_fail_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the model is loaded, not at the first long text: it raises, or its vector is not finite."""
+    folder = str(tiny.make(tmp_path))
+    right = Encoder.forward
+
+    def failing(how: Callable[[Vectors], Any]) -> Callable[[Encoder, Any], Any]:
+        return lambda self, prepared: (how if prepared.runs == [(1, 30)] else np.asarray)(right(self, prepared))
+
+    monkeypatch.setattr(Encoder, "forward", failing(lambda _: 1 / 0))
+    with pytest.raises(ModelError, match=r"a text of 30 tokens cannot be encoded \(ZeroDivisionError"):
+        load(folder, dtype="fp32", device="cpu", max_length=30)
+    assert load(folder, dtype="fp32", device="cpu", max_length=29).max_length == 29
+    monkeypatch.setattr(Encoder, "forward", failing(lambda vectors: vectors * np.nan))
+    with pytest.raises(ModelError, match="of 30 tokens is not finite"):
+        load(folder, dtype="fp32", device="cpu", max_length=30)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_that_leaves_nothing_of_a_text_is_refused(tmp_path: Path, length: int) -> None:
+    """Special tokens alone would give all texts one vector; one token of a text is something."""
+    folder = str(tiny.make(tmp_path))
+    with pytest.raises(ModelError, match=f"max_length = {length}: special tokens and the prompt take all of them"):
+        load(folder, dtype="fp32", device="cpu", max_length=length)
+    assert load(folder, dtype="fp32", device="cpu", max_length=3).max_length == 3
+
+
 def test_a_device_that_goes_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check passes while vectors stay the same, and fails when they change, or come no more."""
     encoder = load(str(tiny.make(tmp_path)), dtype="fp32", device="cpu")

@@ -7,12 +7,14 @@ from tests.encoders import tiny
 # isort: split
 
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from encoders import worker
 from encoders.batching import Outcome
 from encoders.errors import ModelError, TextError
 from encoders.model import Encoder, Prepared, load
@@ -133,6 +135,66 @@ def test_out_of_memory_halves_the_budget_and_goes_on(encoder: Encoder, monkeypat
     assert watch.budgets == sorted(watch.budgets, reverse=True)
     assert 25 <= watch.budgets[-1] <= 100
     assert max(tokens for _, tokens in watch.batches[-5:]) <= 100
+
+
+class ShortForAMoment:
+    """A device on which memory runs out for a number of forwards, and then there is enough of it."""
+
+    def __init__(self, encoder: Encoder, times: int) -> None:
+        self.times, self.forward_of = times, encoder.forward
+
+    def __call__(self, prepared: Prepared) -> Any:
+        self.times -= 1
+        if self.times >= 0:
+            raise MemoryError
+        return self.forward_of(prepared)
+
+
+def test_memory_that_is_short_for_a_moment_costs_no_text(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to single texts nothing fits: they are tried once more, and the budget stays one that batches can be made of."""
+    answers, watch = Answers(), Recorded()
+    monkeypatch.setattr(encoder, "forward", ShortForAMoment(encoder, 15))  # 8 texts, halved: 1 + 2 + 4 + 8 forwards
+    pipeline = started(encoder, answers, watch=watch, budget_tokens=100_000, window_tokens=100_000, threads=1)
+    pipeline.submit([Job("red hat", tag) for tag in range(8)])
+    assert pipeline.wait(0, 60)
+    pipeline.close()
+    assert [type(found[0]) for found in answers.outcomes.values()] == [np.ndarray] * 8
+    assert watch.budgets == [tiny.MAX_LENGTH] * 7  # of those with more than one text
+    assert answers.fatal == []
+
+
+def test_a_text_that_never_fits_is_an_error_of_its_own(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried twice; the texts beside it have their vectors, and the budget is not blamed for a text alone."""
+    answers, watch = Answers(), Recorded()
+    forward, tried = encoder.forward, []
+
+    def short(prepared: Prepared) -> Any:
+        if max(tokens for _, tokens in prepared.runs) == tiny.MAX_LENGTH:
+            tried.append(prepared.runs)
+            raise MemoryError
+        return forward(prepared)
+
+    monkeypatch.setattr(encoder, "forward", short)
+    pipeline = started(encoder, answers, watch=watch, budget_tokens=30)
+    pipeline.submit([Job("red " * tiny.MAX_LENGTH, 0), Job("hat " * 10, 1)])
+    assert pipeline.wait(0, 60)
+    pipeline.close()
+    assert isinstance(answers.outcomes[0][0], MemoryError)
+    assert not isinstance(answers.outcomes[1][0], Exception)
+    assert tried == [[(1, tiny.MAX_LENGTH)]] * 2
+    assert watch.budgets == []
+
+
+def test_a_chunk_is_bounded_by_its_characters_too() -> None:
+    """Long texts are tokenised few at a time, one that is too long alone, short ones many; none is left out."""
+    half = worker.CHUNK_CHARACTERS // 2
+    lengths = [half, half, 1, 3 * half, 2, *[1] * 300]
+    waiting = deque(Job("x" * length, tag) for tag, length in enumerate(lengths))
+    chunks = []
+    while waiting:
+        chunks.append([job.tag for job in worker.next_chunk(waiting)])
+    assert [len(chunk) for chunk in chunks] == [2, 1, 1, worker.CHUNK, 301 - worker.CHUNK]
+    assert [tag for chunk in chunks for tag in chunk] == list(range(len(lengths)))
 
 
 @pytest.mark.parametrize(

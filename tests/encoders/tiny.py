@@ -53,7 +53,7 @@ def make(
     poisoned: bool = False,
     more: dict[str, Any] | None = None,
 ) -> Path:
-    """Write an encoder into a folder. `kind` is bert, roberta or distilbert; `more` goes into its configuration."""
+    """Write an encoder into a folder. `kind` is bert, roberta, mpnet, camembert or distilbert; `more` goes into its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = _model(kind, more or {})
@@ -96,6 +96,10 @@ def _model(kind: str, more: dict[str, Any]) -> Any:
         return transformers.BertModel(transformers.BertConfig(**(sizes | more)))
     if kind == "roberta":
         return transformers.RobertaModel(transformers.RobertaConfig(**(sizes | {"pad_token_id": 0} | more)))
+    if kind == "mpnet":
+        return transformers.MPNetModel(transformers.MPNetConfig(**(sizes | more)))
+    if kind == "camembert":
+        return transformers.CamembertModel(transformers.CamembertConfig(**(sizes | more)))
     names = {"dim": DIMENSION, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     rest = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40}
     return transformers.DistilBertModel(transformers.DistilBertConfig(**(rest | names | more)))
