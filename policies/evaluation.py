@@ -62,9 +62,11 @@ class Decided:
         at = round(share * len(self.reward))
         if not 0 < at < len(self.reward):
             raise ValueError(f"{len(self.reward)} rows cannot be cut at {share:g} into two parts with rows in them")
-        return self._part(slice(None, at)), self._part(slice(at, None))
+        return self.part(0, at), self.part(at, None)
 
-    def _part(self, rows: slice) -> Decided:
+    def part(self, start: int, end: int | None) -> Decided:
+        """The rows from one place to before another."""
+        rows = slice(start, end)
         return Decided(
             arms=self.arms,
             arm=self.arm[rows],
@@ -108,18 +110,7 @@ def learned(
     Raises:
         ValueError: no such explorer, or a rate that it does not have.
     """
-    batch = Batch(
-        arms=rows.arms,
-        arm=rows.arm,
-        x=rows.x if model.dimension else rows.x[:, :0],
-        ts=rows.ts,
-        reward_arm=rows.arm,
-        reward_x=rows.x if model.dimension else rows.x[:, :0],
-        reward_ts=rows.ts,
-        reward=rows.reward,
-        square=rows.reward**2,
-    )
-    sums = {arm: model.zero() for arm in rows.arms} | model.update({}, batch)
+    sums = {arm: model.zero() for arm in rows.arms} | model.update({}, batch_of(rows, model))
     now_ms = int(rows.ts[-1])
     effective = {arm: model.at(one, now_ms=now_ms) for arm, one in sums.items()}
     prior = fit(effective, model=model.name, dimension=model.dimension, intercept=intercept, features=features)
@@ -134,6 +125,22 @@ def learned(
         now_ms=now_ms,
         explorer=explorer,
         rates=dict(rates),
+    )
+
+
+def batch_of(rows: Decided, model: Model) -> Batch:
+    """The rows as a model learns from them."""
+    x = rows.x if model.dimension else rows.x[:, :0]
+    return Batch(
+        arms=rows.arms,
+        arm=rows.arm,
+        x=x,
+        ts=rows.ts,
+        reward_arm=rows.arm,
+        reward_x=x,
+        reward_ts=rows.ts,
+        reward=rows.reward,
+        square=rows.reward**2,
     )
 
 

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from streams.cli_options import Bootstrap, Config, Json, context_from, print_json, print_record, settings_from
+from streams.cli_options import (
+    Bootstrap,
+    Config,
+    Json,
+    context_from,
+    print_json,
+    print_record,
+    print_rows,
+    settings_from,
+)
 
 app = typer.Typer(help="Look at what a policy has learned about its own learning.", no_args_is_help=True)
 
@@ -37,3 +46,48 @@ def prior(
     topics.require(settings, settings.topics.policies)
     record = meta_prior.prior(settings, policy, given)
     print_json(record) if json else print_record(record, title=f"what is new in {policy} starts from")
+
+
+@app.command()
+def rehearse(
+    policy: Annotated[str, typer.Argument(help="Name of the policy, as in the settings.")],
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file", help="Logged decisions instead of the feedback topic: CSV, JSON Lines or Parquet, as for replay."
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="KEY=COLUMN", help="Column of the file that holds a field; KEY==TEXT for a constant."
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows of the file out instead of refusing it.")
+    ] = False,
+    rows: Annotated[int, typer.Option("--rows", min=100, help="So many of the newest matured impressions.")] = 100_000,
+    every: Annotated[
+        int | None, typer.Option("--every", min=100, help="Impressions between two roll-outs. Default: the policy's.")
+    ] = None,
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    json: Json = False,
+) -> None:
+    """Play over a log the roll-outs that would move the policy's exploration rate live, before it goes live with them."""
+    from streams import topics
+    from streams.cli_run import mapping
+    from streams.meta_rehearsal import rehearse as played
+
+    chosen = mapping(columns or [])
+    if file is None and (chosen or skip_bad):
+        raise typer.BadParameter("--map and --skip-bad are for a file; name it with --file")
+    settings = settings_from(config, bootstrap)
+    if file is None and policy in settings.policies:
+        topics.require(settings, settings.topics.feedback)
+    record = played(settings, policy, newest=rows, every=every, file=file, columns=chosen, skip_bad=skip_bad)
+    if json:
+        print_json(record)
+        return
+    title = f"policy {policy}: alpha {record['given']:g} in the settings, {record['alpha']:g} after {record['impressions']} impressions"
+    print_rows(record["steps"], title=title)

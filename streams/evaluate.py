@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,13 @@ def compare(
         TooFewRowsError: nothing to compare on.
         ReadError: the broker does not answer.
     """
-    if file is None:
-        own = _own(settings, policy)
+
+    def width(own: PolicySettings) -> int:
         _can_be_compared(policy, own)
-        variants = _variants(own, models, explorers)
-        found = matured(settings, policy, newest, dimension=max(model(one).dimension for one in variants))
-    else:
-        own, found = read_file(settings, policy, file, columns=columns or {}, newest=newest, skip_bad=skip_bad)
-        _can_be_compared(policy, own)
-        variants = _variants(own, models, explorers)
+        return max(model(one).dimension for one in _variants(own, models, explorers))
+
+    own, found = rows_from(settings, policy, newest=newest, width=width, file=file, columns=columns, skip_bad=skip_bad)
+    variants = _variants(own, models, explorers)
     first, rest = _cut(found, policy, file, share)
     rng = np.random.default_rng(seed)
     scale = reward_bounds(own)
@@ -119,10 +117,28 @@ def compare(
     }
 
 
-def _own(settings: Settings, policy: str) -> PolicySettings:
+def rows_from(
+    settings: Settings,
+    policy: str,
+    *,
+    newest: int,
+    width: Callable[[PolicySettings], int],
+    file: str | Path | None,
+    columns: Mapping[str, str] | None,
+    skip_bad: bool,
+) -> tuple[PolicySettings, Rows]:
+    """The policy's settings and its newest matured rows, of a file or of the feedback topic.
+
+    ``width``: says for the settings how long contexts must be, 0 for any; it may refuse them before anything is read.
+    """
+    if file is not None:
+        own, found = read_file(settings, policy, file, columns=columns or {}, newest=newest, skip_bad=skip_bad)
+        width(own)
+        return own, found
     if policy not in settings.policies:
         raise UnknownPolicyError(policy, known=settings.policies)
-    return settings.policies[policy]
+    own = settings.policies[policy]
+    return own, matured(settings, policy, newest, dimension=width(own))
 
 
 def _can_be_compared(policy: str, own: PolicySettings) -> None:
