@@ -20,6 +20,9 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+MOST = 1_000_000_000
+"""The largest limit; one that is never reached."""
+
 
 def hashed(unit: str) -> int:
     """64-bit hash of a unit's id; what is kept does not name anybody.
@@ -74,12 +77,12 @@ class Caps:
             most: pairs that a bucket counts exactly; there are at most B + 2 buckets.
 
         Raises:
-            ValueError: a limit below 0, a window or a number that is not above zero.
+            ValueError: a limit below 0 or beyond MOST, a window or a number that is not above zero.
         """
         self.limits = dict(limits or {})
-        lowest = min([default.limit, *self.limits.values()])
-        if lowest < 0:
-            raise ValueError(f"a cap's limit is {lowest}; it must be 0 (never) or more")
+        for limit in (default.limit, *self.limits.values()):
+            if not 0 <= limit <= MOST:
+                raise ValueError(f"a cap's limit is {limit}; it must be from 0 (never) to {MOST}")
         if not (default.window_s > 0.0 and buckets >= 1 and most >= 1):
             raise ValueError(
                 f"window_s = {default.window_s}, buckets = {buckets}, most = {most}: all must be above zero"

@@ -8,6 +8,9 @@ A rule names a field of the arms, an operator and what it is compared with: a fi
     {"arm": "categories", "none_of": "slot.blocked"}     no category of the arm is blocked in the slot
     {"arm": "age",        "at_most": "request.age"}      a number of the arm is at most the request's
 
+A constant is a string or a number, or for `any_of` and `none_of` a list of them; one string or number stands for a list of it.
+A constant with a dot can only be told from a slip in a list: `{"arm": "sites", "any_of": ["example.com"]}`.
+
 An arm may be shown in a slot if all rules hold. An arm without a rule's field is not limited by it, and so it is if the
 field is an empty list; nor does a rule say anything where slot or request lack what it compares with. Names that were not declared are refused
 when the rules are compiled, so that a slip of the pen limits nobody silently.
@@ -15,6 +18,7 @@ when the rules are compiled, so that a slip of the pen limits nobody silently.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -26,6 +30,9 @@ Mask = npt.NDArray[np.bool_]
 Operator = Literal["has", "lacks", "any_of", "none_of", "at_least", "at_most"]
 OPERATORS: tuple[Operator, ...] = ("has", "lacks", "any_of", "none_of", "at_least", "at_most")
 """has, lacks: one value and the arm's list. any_of, none_of: a list and the arm's list. at_least, at_most: the arm's number."""
+
+LARGEST = sys.float_info.max
+"""The largest number that is compared."""
 
 _SOURCES = ("slot", "request")
 
@@ -54,7 +61,7 @@ def rules_from(settings: Sequence[Mapping[str, Any]], fields: Fields) -> tuple[R
     """The rules that settings describe.
 
     Raises:
-        ValueError: an unknown field or operator, or a rule that is not one field and one operator.
+        ValueError: an unknown field or operator, a rule that is not one field and one operator, or a constant that does not suit it.
 
     >>> known = Fields(arm=frozenset({"sizes"}), slot=frozenset({"size"}))
     >>> rules_from([{"arm": "sizes", "has": "slot.size"}], known)[0].key
@@ -79,7 +86,28 @@ def _rule(i: int, one: Mapping[str, Any], fields: Fields) -> Rule:
     if dot and source in _SOURCES:
         _known(i, f"a {source}", key, fields.slot if source == "slot" else fields.request)
         return Rule(field=one["arm"], operator=operator, source=source, key=key)
-    return Rule(field=one["arm"], operator=operator, source="", key="", constant=value)
+    if dot:
+        raise ValueError(
+            f"rule {i} compares with {value!r}; there is slot.FIELD and request.FIELD; a constant with a dot goes into a list of "
+            "any_of or none_of"
+        )
+    return Rule(field=one["arm"], operator=operator, source="", key="", constant=_constant(i, operator, value))
+
+
+def _constant(i: int, operator: Operator, value: Any) -> Any:
+    """A constant as its operator takes it."""
+    if operator in ("at_least", "at_most"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise ValueError(f"rule {i}: {operator} is {value!r}; allowed: a finite number, slot.FIELD, request.FIELD")
+        return value
+    many = operator in ("any_of", "none_of")
+    whole = list(value) if many and isinstance(value, list | tuple) else [value]
+    if not all(isinstance(one, str | int | float) for one in whole):
+        also = " or a list of these" if many else ""
+        raise ValueError(
+            f"rule {i}: {operator} is {value!r}; allowed: a string or a number{also}, slot.FIELD, request.FIELD"
+        )
+    return whole if many else value
 
 
 def _known(i: int, whose: str, name: str, known: frozenset[str]) -> None:

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from policies.matching import Arms, Mask
 
 
-MOST_STATES = 20_000
-"""Cases of what is gone that filling at random is summed over: a fifth of a second."""
+MOST_STATES, MOST_MOVES = 20_000, 200_000
+"""Cases of what is gone, and ways to go on from them, of which filling at random is summed over no more than one: half a second."""
+
+GONE = -1
+"""The type of arms that may stand in no slot that is still to come."""
 
 SAFE = 1e-3
 """Share of a sum down to which a difference from it is exact enough: its relative error is 1e-13."""
@@ -158,36 +161,69 @@ def uniform(eligible: Mask) -> FloatArray:
         filled = np.arange(slots) < size
         return np.where(filled[:, None] & eligible, 1.0 / max(size, 1), 0.0)
     code, kind = np.unique(eligible, axis=1, return_inverse=True)
-    states = math.comb(code.shape[1] + slots - 2, slots - 1)
-    if states > MOST_STATES:
+    kinds = tuple(map(tuple, code.T.tolist()))
+    if (states := math.comb(len(kinds) + slots - 2, slots - 1)) > MOST_STATES and _moves(kinds) > MOST_MOVES:
         raise ValueError(
-            f"{slots} slots tell {code.shape[1]} kinds of arms apart, which makes up to {states} cases of what is gone, and "
-            f"{MOST_STATES} are computed: ask for fewer slots at once, or let rules tell fewer of them apart"
+            f"{slots} slots tell {len(kinds)} kinds of arms apart, which makes up to {states} cases of what is gone, too many to "
+            "compute: ask for fewer slots at once, or let rules tell fewer of them apart"
         )
-    sizes = np.bincount(kind.reshape(n), minlength=code.shape[1])
-    chance = _uniform_of_kinds(tuple(map(tuple, code.T.tolist())), tuple(sizes.tolist()))
-    out: FloatArray = np.array(chance)[:, kind.reshape(n)]
+    sizes = np.bincount(kind.reshape(n), minlength=len(kinds))
+    out: FloatArray = _uniform_of_kinds(kinds, tuple(sizes.tolist()))[:, kind.reshape(n)]
     return out
 
 
+def _moves(kinds: Sequence[tuple[bool, ...]]) -> int:
+    """Cases of what is gone before each slot, at most, times what may go next."""
+    ahead = [sum(map(any, {kind[slot:] for kind in kinds})) for slot in range(len(kinds[0]))]
+    return sum(math.comb(types + slot, slot) * types for slot, types in enumerate(ahead))
+
+
 @lru_cache(maxsize=4096)
-def _uniform_of_kinds(kinds: tuple[tuple[bool, ...], ...], sizes: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    """(K, kinds) chance of one arm of each kind, by the numbers of each kind that are gone."""
+def _uniform_of_kinds(kinds: tuple[tuple[bool, ...], ...], sizes: tuple[int, ...]) -> FloatArray:
+    """(K, kinds) chance of one arm of each kind.
+
+    What is gone matters only by the slots that are still to come, so that arms which may stand in the same of these are one type: a
+    case is how many of each type are gone. It has (kinds,) the chance of the case and that one arm of the kind is still there.
+    """
     slots = len(kinds[0])
-    states: dict[tuple[int, ...], float] = {(0,) * len(kinds): 1.0}
-    out = [[0.0] * len(kinds) for _ in range(slots)]
+    types = sorted(set(kinds))
+    of_kind = [types.index(kind) for kind in kinds]
+    whole = [sum(size for size, i in zip(sizes, of_kind, strict=True) if i == j) for j in range(len(types))]
+    cases = {(0,) * len(types): np.ones(len(kinds))}
+    out = np.zeros((slots, len(kinds)))
     for slot in range(slots):
-        after: dict[tuple[int, ...], float] = {}
-        for gone, chance in states.items():
-            left = [(size - g) * kind[slot] for size, g, kind in zip(sizes, gone, kinds, strict=True)]
-            if sum(left) == 0:
-                after[gone] = after.get(gone, 0.0) + chance
+        later = sorted({one[1:] for one in types if any(one[1:])})
+        then = [later.index(one[1:]) if any(one[1:]) else GONE for one in types]
+        own = [np.equal(of_kind, j).astype(np.float64) for j in range(len(types))]
+        after: dict[tuple[int, ...], FloatArray] = {}
+        for gone, chance in cases.items():
+            left = [(size - g) * one[0] for size, g, one in zip(whole, gone, types, strict=True)]
+            total = sum(left)
+            kept = _merged(gone, then, len(later))
+            if not total:
+                _add(after, kept, GONE, chance)
                 continue
-            for i, number in enumerate(left):
+            out[slot] += chance / total
+            for j, number in enumerate(left):
                 if number:
-                    part = chance * number / sum(left)
-                    out[slot][i] += part / sizes[i]
-                    then = (*gone[:i], gone[i] + 1, *gone[i + 1 :])
-                    after[then] = after.get(then, 0.0) + part
-        states = after
-    return tuple(map(tuple, out))
+                    _add(after, kept, then[j], chance * (number - own[j]) / total)
+        out[slot] *= [kind[slot] for kind in kinds]
+        whole = list(_merged(whole, then, len(later)))
+        of_kind = [GONE if j == GONE else then[j] for j in of_kind]
+        cases, types = after, later
+    return np.minimum(out, 1.0)
+
+
+def _merged(numbers: Sequence[int], to: Sequence[int], types: int) -> tuple[int, ...]:
+    """Numbers of arms by the types that they go to; those of arms that may stand nowhere any more are left out."""
+    out = [0] * types
+    for number, j in zip(numbers, to, strict=True):
+        if j != GONE:
+            out[j] += number
+    return tuple(out)
+
+
+def _add(cases: dict[tuple[int, ...], FloatArray], gone: tuple[int, ...], type_: int, chance: FloatArray) -> None:
+    """Add the chance of a case, and that one more of a type is gone in it."""
+    case = gone if type_ == GONE else (*gone[:type_], gone[type_] + 1, *gone[type_ + 1 :])
+    cases[case] = cases[case] + chance if case in cases else chance

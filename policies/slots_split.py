@@ -62,10 +62,11 @@ def decide_slots_split(
         at = len(pages) if group == "random" else at
         pages.append((even, page(exploring(snapshot, "epsilon-greedy", {"epsilon": 1.0}))))
     p = sum((share * one.allocation.probabilities for share, one in pages), np.zeros(()))
+    p = np.minimum(p, 1.0)  # shares add up to 1 but for a rounding
     shown = pages[at][1]
     chance = np.array(
         [
-            1.0 - row.sum() if arm == EMPTY else row[arm]
+            max(1.0 - row.sum(), 0.0) if arm == EMPTY else row[arm]
             for row, arm in zip(p, shown.allocation.arms.tolist(), strict=True)
         ]
     )

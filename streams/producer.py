@@ -9,6 +9,7 @@ The queue is bounded. When it is full the caller gets `QueueFull`, at once: noth
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["Delivery", "EventProducer", "NotDelivered", "QueueFull", "Stats", "TooLarge"]
 
 _POLL_S = 0.05
+
+ASK_S = 10.0
+"""Seconds that a broker has to tell how many partitions a topic has; rows that waited for it have failed then."""
+
+AGAIN_S = 3.0
+"""Seconds after which brokers that did not tell are asked again; rows wait meanwhile."""
+
+JOIN_S = 0.5
+"""Seconds that `close` waits for the background thread, which may be asking brokers that are silent."""
+
+
+class _CutShort(Exception):  # noqa: N818 - reads as what it says
+    """Brokers were asked, and nobody waited long enough for the answer."""
 
 
 class EventProducer:
@@ -67,6 +81,7 @@ class EventProducer:
         self._told = 0  # failures that a flush has raised
         self._gathering = Gathering()
         self._partitions: dict[str, int] = {}
+        self._silence: tuple[float, Exception] | None = None  # until when nobody is asked again, and why
         self._closed = threading.Event()
         self._producer = Producer(
             {
@@ -124,8 +139,8 @@ class EventProducer:
         while self._stats.queued:
             if time.monotonic() > until:
                 raise NotDelivered(f"{self._stats.queued} events are queued after {timeout_s:g} s; {self._why()}")
-            self._send_gathered()
-            self._producer.flush(0.2)
+            self._send_gathered(until)
+            self._producer.flush(max(0.0, min(0.2, until - time.monotonic())))
         failed, self._told = self._stats.failed - self._told, self._stats.failed
         if failed:
             raise NotDelivered(f"{failed} events were not delivered; {self._why()}")
@@ -138,7 +153,7 @@ class EventProducer:
             self.flush(timeout_s)
         finally:
             self._closed.set()
-            self._thread.join()
+            self._thread.join(JOIN_S)
 
     def _take(self, topic: str, event: Impression | Outcome | Conversion, tag: object) -> None:
         if self._closed.is_set():
@@ -198,10 +213,17 @@ class EventProducer:
                 self._send_gathered()
                 last = time.monotonic()
 
-    def _send_gathered(self) -> None:
+    def _send_gathered(self, until: float = math.inf) -> None:
+        """Send what is gathered; what no broker could be asked for by `until` (monotonic) waits on."""
+        if self._silence is not None and time.monotonic() < self._silence[0]:
+            return
         for topic, rows in self._gathering.take():
             try:
-                parts = list(batches(rows, partitions=self._partition_count(topic)))
+                parts = list(batches(rows, partitions=self._partition_count(topic, until)))
+            except _CutShort:
+                for event, tag in rows:
+                    self._gathering.add(topic, event, tag)
+                continue
             except (KafkaException, ValueError) as error:
                 self._settle(Delivery(topic=topic, partition=-1, offset=-1, tags=_tags(rows), error=str(error)))
                 continue
@@ -238,13 +260,26 @@ class EventProducer:
         headers = None if topic == self._topics.conversions else self._headers  # their first byte tells the codec
         self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=headers)
 
-    def _partition_count(self, topic: str) -> int:
+    def _partition_count(self, topic: str, until: float) -> int:
         if topic not in self._partitions:
-            found: Any = self._producer.list_topics(topic, timeout=10).topics[topic]
+            found: Any = self._asked(topic, until).topics[topic]
             if found.error is not None:
                 raise KafkaException(found.error)
             self._partitions[topic] = len(found.partitions)
         return self._partitions[topic]
+
+    def _asked(self, topic: str, until: float) -> Any:
+        """What the brokers tell of a topic. Raises what was raised last if they were silent a moment ago."""
+        now = time.monotonic()
+        if self._silence is not None and now < self._silence[0]:
+            raise self._silence[1]
+        wait_s = min(ASK_S, max(0.01, until - now))
+        try:
+            return self._producer.list_topics(topic, timeout=wait_s)
+        except KafkaException as error:
+            why = error if wait_s == ASK_S else _CutShort(str(error))
+            self._silence = (time.monotonic() + AGAIN_S, why)
+            raise why from None
 
     def _settle(self, delivery: Delivery) -> None:
         if delivery.error is None:

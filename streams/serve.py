@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams import logs
 from streams.serve_auth import Gate
+from streams.serve_spill import take_over
 from streams.serve_worker import listen, run
 from streams.settings_errors import SettingsError
 
@@ -45,7 +46,7 @@ def run_serve(settings: Settings, *, workers: int, no_auth: bool) -> int:
 
     Raises:
         SettingsError: no policy, or without tokens the address is not loopback.
-        OSError: it cannot listen there.
+        OSError: it cannot listen there, or cannot move what more processes than now have left in `serve_spill_dir`.
         ServeError: a process ends again and again.
     """
     if not settings.policies:
@@ -61,6 +62,10 @@ def run_serve(settings: Settings, *, workers: int, no_auth: bool) -> int:
             "listen on 127.0.0.1, or say --no-auth where something in front checks who asks"
         )
     bound = listen(settings.listen_host, settings.listen_port)
+    folder = settings.serve_spill_dir
+    left = 0 if folder is None else take_over(folder, workers=workers)
+    if left:
+        _log.info("process 0 sends what more processes than now have left on disk", files=left, folder=str(folder))
     if workers == 1:
         return run(settings, bound, 0)
     with bound:  # bound and not listening: it keeps the port, and gets no connection

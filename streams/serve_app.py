@@ -208,8 +208,6 @@ class Service:
         except BaseException:
             self._journal.release(room)
             raise
-        for one in made:
-            self._desk.count(one)
         codec = self._settings.serve_codec
         pages = [] if logged == "none" else [one.impressions(codec) for one in made]
         self._journal.release(room - sum(map(len, pages)))

@@ -2,13 +2,14 @@
 
 A job waits in a queue until the loop's next turn. If its deadline has passed by then, or no snapshot can be used, the
 fallback decides, at random with known propensities, and the answer says why. All jobs of a batch that share a policy and
-its candidates are decided from one snapshot, which is looked up once: none sees half of a swap.
+its candidates are decided from one snapshot, which is looked up once: none sees half of a swap. Where a policy has frequency
+caps, jobs of one unit are decided one after another, each of which counts for the next.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -191,6 +192,7 @@ class Desk:
         self.filler = Filler(settings.policies)
         self._routes = Routes(settings)
         self._texts = Texts(settings) if texts is None else texts
+        self._capped = frozenset(name for name, known in settings.policies.items() if known.caps)
         self._waiting: deque[Job] = deque()
         self._scheduled = False
 
@@ -268,13 +270,6 @@ class Desk:
             except ValueError as error:
                 raise BadRequest(str(error)) from error
 
-    def count(self, made: Made) -> None:
-        """Count what was decided for the frequency caps."""
-        job = made.job
-        for arm in made.filled.arms:
-            if arm is not None:
-                self.filler.caps.shown(job.policy, job.ask.unit, arm, ts=made.ts)
-
     def add(self, jobs: list[Job]) -> None:
         """Queue jobs; they are decided in the loop's next turn."""
         self._waiting.extend(jobs)
@@ -300,8 +295,25 @@ class Desk:
             )
             groups.setdefault(key, []).append(job)
         for (policy, _, among, late, shared), jobs in groups.items():
-            self._decide(policy, among, jobs, late=late, shared=shared)
+            for part in self._parts(policy, jobs):
+                self._decide(policy, among, part, late=late, shared=shared)
         self._schedule()
+
+    def _parts(self, policy: str, jobs: list[Job]) -> list[list[Job]]:
+        """Jobs that may be decided together, one part after the other: where there are caps, a unit has one job in a part."""
+        if policy not in self._capped:
+            return [jobs]
+        parts: list[list[Job]] = []
+        units: Counter[str] = Counter()
+        for job in jobs:
+            unit = job.ask.unit
+            number = 0 if unit is None else units[unit]
+            if unit is not None:
+                units[unit] += 1
+            if number == len(parts):
+                parts.append([])
+            parts[number].append(job)
+        return parts
 
     def _decide(self, policy: str, among: tuple[str, ...] | None, jobs: list[Job], *, late: bool, shared: bool) -> None:
         snapshot, ts = deciding(self._settings, policy, self._source.snapshot), int(self._clock() * 1000)
@@ -337,6 +349,10 @@ class Desk:
                 ]
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for ever
             refused = isinstance(error, ValueError) and not isinstance(error, BadRequest)
+            if refused and len(jobs) > 1:  # what is wrong with one is nobody else's error
+                for job in jobs:
+                    self._decide(policy, among, [job], late=late, shared=shared)
+                return
             for job in jobs:
                 job.done(BadRequest(str(error)) if refused else error)
             return
@@ -346,7 +362,16 @@ class Desk:
             except ValueError as error:
                 job.done(BadRequest(str(error)))
                 continue
+            if self._capped:
+                self._count(job, filled, ts)
             job.done(Made(job, filled, version if job.learns is None else None, reason, ts, tokens))
+
+    def _count(self, job: Job, filled: Filled, ts: int) -> None:
+        """Count what was decided for the frequency caps of who decided and of who learns, before the unit's next job is decided."""
+        for policy in {job.ask.policy, job.policy}:
+            for arm in filled.arms:
+                if arm is not None:
+                    self.filler.caps.shown(policy, job.ask.unit, arm, ts=ts)
 
     def _tokens(self, job: Job, filled: Filled, snapshot: int | None, ts: int) -> tuple[str | None, ...]:
         return self.tokens.of_slots(

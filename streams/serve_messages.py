@@ -266,11 +266,11 @@ def _shown(body: bytes, text: str) -> str:
     place = _PLACE.search(text)
     if place is None:
         return ""
-    value = msgspec.json.decode(body)
-    for part in re.findall(r"\[(\d+)\]|\.([^.\[]+)", place[1]):
-        try:
+    try:
+        value = msgspec.json.decode(body)
+        for part in re.findall(r"\[(\d+)\]|\.([^.\[]+)", place[1]):
             value = value[int(part[0])] if part[0] else value[part[1]]
-        except (LookupError, TypeError):
-            return ""
-    short = repr(value)
+        short = repr(value)
+    except (LookupError, TypeError, ValueError, RecursionError):  # it may be no JSON after that place
+        return ""
     return f": the value there is {short if len(short) <= 80 else short[:77] + '...'}"

@@ -31,7 +31,7 @@ from streams.serve_app import Service
 from streams.serve_auth import Gate
 from streams.serve_log import Journal
 from streams.serve_metrics import ServeMetrics
-from streams.serve_spill import Spill
+from streams.serve_spill import Spill, folder_of
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -121,7 +121,7 @@ async def _serve(settings: Settings, bound: socket.socket, number: int) -> int:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     metrics = ServeMetrics(CollectorRegistry())
     folder = settings.serve_spill_dir
-    spill = None if folder is None else Spill(folder / f"serve-{number}", most_bytes=settings.serve_spill_bytes)
+    spill = None if folder is None else Spill(folder_of(folder, number), most_bytes=settings.serve_spill_bytes)
     journal = Journal(
         queue_rows=settings.serve_queue_rows, spill=spill, count=lambda what, n: metrics.events.labels(what=what).inc(n)
     )

@@ -24,8 +24,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.eligibility import Fields, Rule, rules_from
+from policies.caps import MOST
+from policies.eligibility import Eligibility, Fields, Rule, rules_from
 from policies.terms import Pacing
+from streams.slot_plans import fitting
 
 Amount = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, le=315_360_000.0, allow_inf_nan=False)]
@@ -90,7 +92,7 @@ class CapSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: int = Field(ge=0, description="impressions of a unit in the window")
+    limit: int = Field(ge=0, le=MOST, description="impressions of a unit in the window")
     window_s: Span = Field(86_400.0, description="seconds that an impression counts")
 
 
@@ -154,7 +156,18 @@ class SlotPolicy(BaseModel):
 
     @model_validator(mode="after")
     def _rules_can_be_made(self) -> Self:
-        _ = self.rules
+        rules = self.rules
+        slots = []
+        for name, slot in self.slots.items():
+            try:
+                slots.append(fitting(rules, "slot", slot.described))
+            except ValueError as error:
+                raise ValueError(f"slots: {name!r}: {error}") from error
+        for name, ad in self.ads.items():
+            try:
+                Eligibility(rules, arms=[ad.described]).mask(slots, {})
+            except ValueError as error:
+                raise ValueError(f"ads: {name!r}: {error}") from error
         return self
 
     @property

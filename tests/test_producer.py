@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from streams import topics
 from streams.columns import encode_impressions
@@ -15,7 +18,7 @@ from streams.delivery import NotDelivered, QueueFull, TooLarge
 from streams.events import Codec, Impression, Outcome, codec_of
 from streams.gathering import BATCH_ROWS, Gathering, batches
 from streams.partition import partition_for
-from streams.producer import EventProducer
+from streams.producer import ASK_S, EventProducer
 from streams.reading import bounds, read, reader
 from streams.settings import Settings
 
@@ -184,6 +187,72 @@ def test_flush_that_takes_too_long_says_how_much_is_queued() -> None:
     producer._producer.purge()
     with pytest.raises(NotDelivered):
         producer.close(timeout_s=5)
+
+
+class Silent:
+    """Brokers that tell nothing: each question is noted, and fails when `answer` is set."""
+
+    def __init__(self, *, answers: bool = True) -> None:
+        self.asked: list[float] = []
+        self.answer = threading.Event()
+        if answers:
+            self.answer.set()
+
+    def list_topics(self, _: str, *, timeout: float) -> None:
+        self.asked.append(timeout)
+        self.answer.wait(timeout)
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    def flush(self, timeout: float) -> None:
+        time.sleep(timeout)
+
+    def poll(self, timeout: float) -> None:
+        time.sleep(timeout)
+
+
+def three_kinds(silent: Silent, *, linger_ms: float) -> EventProducer:
+    """A producer with rows of three kinds, whose brokers are silent."""
+    producer = EventProducer(Settings(bootstrap=NOBODY), codec="columns", linger_ms=linger_ms)
+    producer._producer = silent  # type: ignore[assignment]
+    producer.impression(impression(1))
+    producer.impression(impression(2, policy="q"))
+    producer.outcome(outcome(1))
+    return producer
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "wanted", "failed"),
+    [(0.3, "3 events are queued after 0.3 s", 0), (1000.0, "3 events were not delivered", 3)],
+)
+def test_silent_brokers_are_asked_once_for_all_kinds_and_no_longer_than_there_is_time(
+    timeout_s: float, wanted: str, failed: int
+) -> None:
+    """Rows fail only where nobody cut the question short; else they wait."""
+    silent = Silent()
+    producer = three_kinds(silent, linger_ms=3_600_000)
+    with pytest.raises(NotDelivered, match=wanted):
+        producer.flush(timeout_s)
+    assert len(silent.asked) == 1
+    assert silent.asked[0] <= min(timeout_s, ASK_S)
+    assert (producer.stats.failed, producer.stats.queued) == (failed, 3 - failed)
+    with contextlib.suppress(NotDelivered):
+        producer.close(0.0)
+    assert len(silent.asked) == 1
+
+
+def test_close_does_not_wait_for_a_thread_that_asks_silent_brokers() -> None:
+    """It says what is queued, and the thread ends by itself."""
+    silent = Silent(answers=False)
+    producer = three_kinds(silent, linger_ms=1)
+    until = time.monotonic() + 10
+    while not silent.asked and time.monotonic() < until:
+        time.sleep(0.01)
+    with pytest.raises(NotDelivered, match=r"events are queued after 0.1 s"):
+        producer.close(0.1)
+    assert producer._thread.is_alive()
+    silent.answer.set()
+    producer._thread.join(10)
+    assert not producer._thread.is_alive()
 
 
 @pytest.mark.parametrize(("codec", "queue_rows"), [("xml", 10), ("json", 0)])

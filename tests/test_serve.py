@@ -6,6 +6,8 @@ import copy
 import gc
 import http.client
 import json
+import os
+import resource
 import threading
 import time
 import weakref
@@ -23,9 +25,9 @@ from streams.events import Outcome
 from streams.serve import run_serve
 from streams.serve_metrics import SECONDS, Tally
 from streams.serve_openapi import description
-from streams.serve_spill import Spill
+from streams.serve_spill import Spill, folder_of, take_over
 from streams.settings import Settings, SettingsError
-from tests.serving import ASK, NOW_S, Kafka, Serving, context_of
+from tests.serving import ASK, NOW_S, Kafka, Serving, context_of, files
 from tests.test_client import X, snapshot
 
 if TYPE_CHECKING:
@@ -225,6 +227,13 @@ BAD = [
     ("/v1/decisions", ASK | {"contxt": 1}, 422, ["contxt"]),
     ("/v1/decisions", [ASK, ASK | {"policy": "no"}], 422, ["decision 1", "'no'"]),
     ("/v1/decisions", [ASK | {"idempotency_key": "k"}], 422, ["Idempotency-Key"]),
+    ("/v1/decisions", b'{"policy": 3, garbage', 422, ["$.policy", "`str`, got `int`"]),
+    ("/v1/decisions", b'{"policy": 3, "slot": "to', 422, ["$.policy"]),
+    ("/v1/decisions", b'[{"policy": 3}, garbage', 422, ["$[0].policy"]),
+    ("/v1/decisions", b'{"policy":3,"x":"\xff"}', 422, ["$.policy"]),
+    ("/v1/decisions", b'{"policy":3,"x":' + b"[" * 100_000, 422, ["$.policy"]),
+    ("/v1/decisions", b'{"policy":"front","slot":"top","context":[1e999,1]}', 422, ["$.context[0]"]),
+    ("/v1/outcomes", b'{"decision_id": 3, garbage', 422, ["$.decision_id"]),
     ("/v1/outcomes", {"decision_id": "", "slot": "top"}, 422, ["decision_id", ">= 1"]),
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "kind": "clik"}, 422, ["'clik'", "click"]),
     ("/v1/outcomes", {"decision_id": "d", "slot": "top", "ts": 10**12}, 422, [str(10**12), "5 minutes"]),
@@ -454,6 +463,67 @@ def test_spilled_files_outlive_the_process_and_a_cut_line(tmp_path: Path) -> Non
     assert taken is not None
     assert taken[1] == [outcome]
     assert not Spill(tmp_path, most_bytes=10).add(outcome)
+
+
+def test_a_line_that_was_written_in_part_spoils_no_other(tmp_path: Path) -> None:
+    """A disk that is full takes half a line: the event is refused, and the next one that finds room is there."""
+    events = [Outcome(decision_id=f"d{number}", slot="s", outcome_id="o", ts=1) for number in range(3)]
+    spill = Spill(tmp_path, most_bytes=1 << 22)
+    assert spill.add(events[0])
+    size = spill.path(1).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        assert not spill.add(events[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert spill.bytes == spill.path(1).stat().st_size == size
+    assert spill.add(events[2])
+    taken = spill.take()
+    assert taken is not None
+    assert taken[1] == [events[0], events[2]]
+
+
+def test_a_part_of_a_line_that_stays_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file cannot be cut either, another one follows, and what stays counts for the bound."""
+    events = [Outcome(decision_id=f"d{number}", slot="s", outcome_id="o", ts=1) for number in range(2)]
+    spill = Spill(tmp_path, most_bytes=1 << 22)
+
+    def fails(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "truncate", fails)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        assert not spill.add(events[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert spill.bytes == 10
+    assert spill.add(events[1])
+    found = []
+    while (taken := spill.take()) is not None:
+        found += taken[1]
+        spill.done(taken[0])
+    assert found == [events[1]]
+    assert spill.bytes == 0
+
+
+def test_what_more_processes_than_now_have_left_is_sent_by_the_first(tmp_path: Path) -> None:
+    """Files of the numbers that there are no longer go to the folder of process 0, beside its own; those of others stay."""
+    events = [Outcome(decision_id=f"d{number}", slot="s", outcome_id="o", ts=1) for number in range(4)]
+    for number, event in enumerate(events):
+        assert Spill(folder_of(tmp_path, number), most_bytes=1 << 22).add(event)
+    assert take_over(tmp_path, workers=2) == 2
+    assert take_over(tmp_path, workers=2) == 0
+    spill = Spill(folder_of(tmp_path, 0), most_bytes=1 << 22)
+    found = []
+    while (taken := spill.take()) is not None:
+        found += taken[1]
+        spill.done(taken[0])
+    assert found == [events[0], events[2], events[3]]
+    assert len(files(tmp_path)) == 1
+    assert take_over(tmp_path / "none", workers=1) == 0
 
 
 def test_no_request_fails_and_none_sees_half_a_snapshot_while_they_are_swapped() -> None:

@@ -46,7 +46,14 @@ def test_a_budget_is_paced_unless_told_otherwise(said: dict[str, Any], pacing: s
         ({"budgets": {"spring": {"amount": -1}}}, "greater than or equal"),
         ({"budgets": {"spring": {"amount": 1, "period": 3}}}, "Extra inputs"),
         ({"budgets": {"spring": {"amount": 1, "pacing": "even"}}}, "'dual' or 'none'"),
+        ({"eligibility": [{"arm": "sizes", "has": ["728x90"]}]}, "rule 0: has is"),
+        (
+            {"ads": {"a": {"age": "old"}}, "eligibility": [{"arm": "age", "at_least": 18}]},
+            "ads: 'a': .* 'age' is 'old'",
+        ),
+        ({"slots": {"top": {"size": ["728x90"]}}}, r"slots: 'top': slot.size = \['728x90'\]"),
         ({"caps": {"daily": {"limit": -1}}}, "greater than or equal"),
+        ({"caps": {"daily": {"limit": 10**19}}}, "less than or equal"),
         ({"allocation": "best"}, "assignment"),
     ],
 )

@@ -27,6 +27,8 @@ from streams.capping import CapBook
 from streams.client import NoSnapshot, NothingToShow, PolicyClient
 from streams.drawing import Blocks, OfThreads
 from streams.filling import Filler, Place
+from streams.serve_desk import Desk, Made
+from streams.serve_messages import Ask, BadRequest
 from streams.settings import PolicySettings, Settings
 from streams.settings_slots import SlotSettings
 from tests.serving import Kafka, Serving, context_of
@@ -356,6 +358,95 @@ def test_the_service_keeps_rules_caps_and_closed_budgets() -> None:
         assert sum(arm in ("b", "c") for arm in seen) <= 2  # two slots of one page may show one each
         status, _, answer = serving.call("POST", "/v1/decisions", ASK_TWO | {"request": {"contry": "fr"}})
         assert (status, "'contry'" in answer["error"], "country" in answer["error"]) == (422, True, True)
+
+
+ASK_ONE = {"policy": "front", "slot": "top", "context": [1.0, 0.5]}
+
+
+def capped(answers: Any) -> int:
+    """How many slots show an arm of the cap."""
+    return sum(slot["arm"] in ("b", "c") for answer in answers for slot in answer["slots"])
+
+
+@pytest.mark.parametrize("more", [{}, {"deadline_ms": 1e-6}], ids=["policy", "fallback"])
+def test_caps_hold_within_one_list(more: dict[str, Any]) -> None:
+    """Of 300 decisions for one unit one shows an arm of a cap of 1, and so it is for a second unit and another slot in the same list."""
+    with Serving(Kafka(front()), policies={"front": ADS}) as serving:
+        asked = [ASK_ONE | more | {"candidates": ["b", "c"], "unit": f"u{number % 2}"} for number in range(300)]
+        answers = serving.decide([*asked, *(one | {"slot": "side"} for one in asked)])
+        by_unit = [[one for one in answers if one["unit"] == unit] for unit in ("u0", "u1")]
+        assert [capped(one) for one in by_unit] == [1, 1]
+        assert capped(serving.decide([ASK_ONE | {"candidates": ["b", "c"]}] * 50)) == 50  # nobody is counted
+
+
+def test_a_repeated_answer_counts_once_for_caps() -> None:
+    """With a limit of 2 a decision that is asked for three times by one key leaves room for one more."""
+    with Serving(Kafka(front()), policies={"front": ADS | {"caps": {"daily": {"limit": 2}}}}) as serving:
+        body = ASK_ONE | {"candidates": ["b", "c"], "unit": "u1"}
+        for _ in range(3):
+            serving.decide(body, Idempotency_Key="k")
+        assert capped([serving.decide(body) for _ in range(5)]) == 1
+
+
+def test_what_is_wrong_with_one_decision_is_nobody_elses_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of jobs that are decided together the one that cannot be is refused alone, by policy and by fallback."""
+    fill_together, fall_back = Filler.fill_together, Filler.fall_back
+
+    def together(self: Filler, policy: str, made: Snapshot, x: Any, places: Any, **more: Any) -> Any:
+        if any(place.unit == "u1" for place in places):
+            raise ValueError("too many cases")
+        return fill_together(self, policy, made, x, places, **more)
+
+    def alone(self: Filler, policy: str, made: Snapshot | None, place: Any, **more: Any) -> Any:
+        if place.unit == "u1":
+            raise ValueError("too many cases")
+        return fall_back(self, policy, made, place, **more)
+
+    monkeypatch.setattr(Filler, "fill_together", together)
+    monkeypatch.setattr(Filler, "fall_back", alone)
+
+    async def decided(kafka: Kafka) -> list[Made | Exception]:
+        desk = Desk(settings_of(caps={}, ads={}, eligibility=[]), kafka, clock=lambda: 1001.0, monotonic=lambda: 0.0)
+        found: list[Made | Exception] = []
+        jobs = [
+            desk.job(
+                Ask(policy="front", slot="top", context=[1.0, 0.5], unit=f"u{number}"),
+                ("top",),
+                decision_id=f"d{number}",
+                rng=np.random.default_rng(number),
+                until=1.0,
+                done=found.append,
+            )
+            for number in range(3)
+        ]
+        desk.add(jobs)
+        await asyncio.sleep(0.01)
+        return found
+
+    for kafka in (Kafka(front()), Kafka(None)):
+        first, wrong, last = asyncio.run(decided(kafka))
+        assert isinstance(first, Made)
+        assert isinstance(last, Made)
+        assert (type(wrong), str(wrong)) == (BadRequest, "too many cases")
+
+
+def test_a_page_whose_slots_and_arms_all_differ_is_filled_by_the_fallback() -> None:
+    """Six slots of six sizes and 60 arms of mixed ones: each slot has an arm that fits it, and its propensity."""
+    sizes, rng = list("uvwxyz"), np.random.default_rng(1)
+    ads = {f"a{number}": {"sizes": [size for size in sizes if rng.random() < 0.5] or ["u"]} for number in range(60)}
+    policy = {
+        "dimension": 2,
+        "arms": tuple(ads),
+        "ads": ads,
+        "slots": {size: {"size": size} for size in sizes},
+        "eligibility": [{"arm": "sizes", "has": "slot.size"}],
+    }
+    with Serving(Kafka(None), policies={"front": policy}) as serving:
+        answer = serving.decide({"policy": "front", "slots": sizes, "context": [1.0, 0.5]})
+    assert answer["reason"] == "no snapshot"
+    for slot in answer["slots"]:
+        assert slot["slot"] in ads[slot["arm"]]["sizes"]
+        assert 0.0 < slot["propensity"] < 0.2
 
 
 def test_the_service_takes_a_context_for_each_slot() -> None:

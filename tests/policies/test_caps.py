@@ -77,10 +77,12 @@ def test_the_sketch_errs_by_little() -> None:
 
 
 def test_limits_by_key_and_what_cannot_be() -> None:
-    """A limit of 0 is a limit; one below is refused."""
+    """A limit of 0 is a limit; one below is refused, and one that nothing counts to."""
     caps = Caps(Cap(limit=5, window_s=60.0), limits={"never": 0})
     assert caps.allowed(U1, ("never", "a"), now_ms=0).tolist() == [False, True]
     with pytest.raises(ValueError, match="limit is -1"):
         Caps(Cap(limit=-1, window_s=60.0))
+    with pytest.raises(ValueError, match="limit is 1000"):
+        Caps(Cap(limit=10**19, window_s=60.0))
     with pytest.raises(ValueError, match="window_s = 0"):
         Caps(Cap(limit=1, window_s=0.0))

@@ -54,10 +54,14 @@ def test_masks_are_the_predicates(
         ("lacks", "a", [False, True, True]),
         ("any_of", ["a", "c"], [True, False, True]),
         ("none_of", ["b", "c"], [False, False, True]),
+        ("none_of", "b", [False, False, True]),
+        ("any_of", "a", [True, False, True]),
+        ("any_of", "ab", [False, False, True]),
+        ("any_of", ["a.b", "a"], [True, False, True]),
     ],
 )
 def test_each_operator_on_lists(operator: str, value: Any, wanted: list[bool]) -> None:
-    """Arms with [a, b], [b] and nothing, compared with a constant."""
+    """Arms with [a, b], [b] and nothing, compared with a constant; a word is one value and not its letters."""
     rules = rules_from([{"arm": "tags", operator: value}], FIELDS)
     found = Eligibility(rules, arms=[{"tags": ["a", "b"]}, {"tags": "b"}, {}]).mask([{}], {})
     assert found.tolist() == [wanted]
@@ -81,6 +85,15 @@ def test_each_operator_on_numbers() -> None:
         ({"arm": "sizes", "is": "slot.size"}, "rule 0 has 'is'; a rule has 'arm' and one of has, "),
         ({"arm": "sizes"}, "exactly one of"),
         ({"arm": "sizes", "has": "a", "lacks": "b"}, "exactly one of"),
+        ({"arm": "tags", "lacks": "requests.age"}, "rule 0 compares with 'requests.age'; there is slot.FIELD"),
+        ({"arm": "sizes", "has": ["a", "b"]}, r"rule 0: has is \['a', 'b'\]; allowed: a string or a number,"),
+        ({"arm": "sizes", "lacks": {"a": 1}}, "lacks is {'a': 1}"),
+        ({"arm": "sizes", "any_of": None}, "any_of is None; allowed: a string or a number or a list"),
+        ({"arm": "sizes", "none_of": [["a"]]}, r"none_of is \[\['a'\]\]"),
+        ({"arm": "age", "at_most": "old"}, "at_most is 'old'; allowed: a finite number"),
+        ({"arm": "age", "at_least": float("nan")}, "at_least is nan"),
+        ({"arm": "age", "at_least": 10**400}, "at_least is 1000"),
+        ({"arm": "age", "at_least": [18]}, r"at_least is \[18\]"),
     ],
 )
 def test_rules_that_cannot_be_meant_are_refused(rule: dict[str, Any], says: str) -> None:

@@ -112,6 +112,31 @@ def test_uniform_is_the_sum_over_histories(eligible: Mask) -> None:
     assert uniform(eligible) == pytest.approx(wanted, abs=1e-14)
 
 
+def test_uniform_of_many_kinds_is_the_sum_over_histories() -> None:
+    """Slots and arms at random, some that may stand nowhere."""
+    rng = np.random.default_rng(7)
+    for share in (0.2, 0.5, 0.8):
+        for _ in range(20):
+            eligible = rng.random((rng.integers(2, 6), rng.integers(1, 7))) < share
+            wanted = by_histories(lambda _, left: np.full(len(left), 1 / len(left)), eligible)
+            assert uniform(eligible) == pytest.approx(wanted, abs=1e-14)
+
+
+def test_uniform_is_known_where_every_slot_and_most_arms_differ() -> None:
+    """60 arms of 37 mixtures of six sizes, a slot of each: frequencies of 4,000 fillings are the probabilities."""
+    rng = np.random.default_rng(1)
+    eligible = rng.random((6, 60)) < 0.5
+    p, shown = uniform(eligible), np.zeros((6, 60))
+    assert p.sum(axis=1) == pytest.approx(1.0)
+    for _ in range(4_000):
+        left = eligible.copy()
+        for slot in range(6):
+            arm = rng.choice(left[slot].nonzero()[0])
+            shown[slot, arm] += 1
+            left[:, arm] = False
+    assert (np.abs(shown - 4_000 * p) <= 5.0 * np.sqrt(4_000 * p)).all()
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.3, 30.0])
 def test_few_ranks_by_differences_are_those_by_positive_sums(spread: float) -> None:
     """To rounding, also where arms lie so far apart that odds are 1e60."""
