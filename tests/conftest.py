@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import uuid
@@ -28,14 +29,29 @@ if TYPE_CHECKING:
 
 
 ENDING_S = 20.0
+_SESSIONS: list[pytest.Session] = []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep what knows how the run ended."""
+    _SESSIONS.append(session)
 
 
 def pytest_unconfigure() -> None:
-    """Threads that a test has left end first: one that comes back from C++ while Python ends takes the whole process with it."""
+    """Threads that a test has left end first: one that comes back from C++ while Python ends takes the whole process with it.
+
+    Some wait for brokers that will never answer. Everything is reported by now, so the process ends without them.
+    """
     until = time.monotonic() + ENDING_S
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(max(0.0, until - time.monotonic()))
+    left = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+    if left and _SESSIONS:
+        sys.stderr.write(f"threads that were left: {', '.join(left)}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(_SESSIONS[0].exitstatus))
 
 
 @pytest.fixture(autouse=True)

@@ -245,7 +245,7 @@ def test_only_the_encoder_at_work_can_refuse_a_text(bootstrap: str, prefix: str)
     with EmbeddingClient(known) as client, ThreadPoolExecutor(1) as pool:
 
         def asked(text: str) -> Future[Any]:
-            future = pool.submit(client.embed, [text], timeout_s=60.0)
+            future = pool.submit(client.embed, [text], timeout_s=240.0)
             until(lambda: text in encoder.requested())
             return future
 
