@@ -140,7 +140,9 @@ class EventProducer:
             if time.monotonic() > until:
                 raise NotDelivered(f"{self._stats.queued} events are queued after {timeout_s:g} s; {self._why()}")
             self._send_gathered(until)
-            self._producer.flush(max(0.0, min(0.2, until - time.monotonic())))
+            left = self._producer.flush(max(0.0, min(0.2, until - time.monotonic())))
+            if self._stats.queued and not left:  # they wait for brokers that are silent
+                time.sleep(_POLL_S)
         failed, self._told = self._stats.failed - self._told, self._stats.failed
         if failed:
             raise NotDelivered(f"{failed} events were not delivered; {self._why()}")
