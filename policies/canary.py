@@ -5,7 +5,8 @@ are drawn for each decision by a hash of the salt and the key (decision id and s
 
 A **sticky** canary draws them for each *visit* instead: one unit in one period of so many seconds, counted from 1970 in UTC. The hash is of
 the salt, the unit's number and the period's, so that a unit keeps its group for a period and is drawn anew in the next one. A decision
-without a unit belongs to no visit: the incumbent decides it, and it tells no group.
+without a unit belongs to no visit: the incumbent decides it, and it tells no group. The random share may be sticky in the same way; of a
+decision without a unit it is then drawn for itself.
 """
 
 from __future__ import annotations
@@ -70,8 +71,12 @@ class Canary:
         return uniform(self.salt, visit_key(visit, self.sticky_s) if self.sticky_s else key) < self.share_of(visit)
 
 
-def group_of(key: str, canary: Canary | None, audit_share: float, visit: Visit = NOBODY) -> Group | None:
+def group_of(
+    key: str, canary: Canary | None, audit_share: float, visit: Visit = NOBODY, *, audit_sticky_s: int = 0
+) -> Group | None:
     """The group of a decision; None where nothing is shared out, or a sticky canary does not know whom it is for.
+
+    ``audit_sticky_s``: seconds of the periods for which units stay in the random share; 0, or an unknown unit, draws for each decision.
 
     >>> canary = Canary(number=1, share=0.25, salt="s", explorer="thompson")
     >>> groups = [group_of(f"d{i}", canary, 0.1) for i in range(10_000)]
@@ -82,7 +87,8 @@ def group_of(key: str, canary: Canary | None, audit_share: float, visit: Visit =
     """
     if canary is None and audit_share == 0.0:
         return None
-    if audit_share > 0.0 and uniform("random", key) < audit_share:
+    drawn_by = visit_key(visit, audit_sticky_s) if audit_sticky_s and visit.unit else key
+    if audit_share > 0.0 and uniform("random", drawn_by) < audit_share:
         return "random"
     if canary is None or not canary.share_of(visit):
         return "rest" if audit_share > 0.0 else None

@@ -101,7 +101,7 @@ def decide_split(
     shown = snapshot.showable(candidates)
     names = snapshot.names if shown is None else tuple(shown)
     found = laws(snapshot, context, shown, visit=visit)
-    group = group_of(key, snapshot.canary, snapshot.audit_share, visit)
+    group = group_of(key, snapshot.canary, snapshot.audit_share, visit, audit_sticky_s=snapshot.audit_sticky_s)
     drawn, propensity = drawn_from(found, group, float(rng.random()))
     return Decision(
         arm=names[drawn],

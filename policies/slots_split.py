@@ -50,7 +50,7 @@ def decide_slots_split(
     >>> [round(p, 4) for p in shown.propensity], sorted(groups, key=str)
     ([0.25, 0.25], [None, 'rest'])
     """
-    group = group_of(key, snapshot.canary, snapshot.audit_share, visit)
+    group = group_of(key, snapshot.canary, snapshot.audit_share, visit, audit_sticky_s=snapshot.audit_sticky_s)
     even = snapshot.audit_share
     canary = 0.0 if snapshot.canary is None else snapshot.canary.share_of(visit)
     pages = [((1.0 - even) * (1.0 - canary), page(snapshot))]

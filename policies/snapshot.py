@@ -89,6 +89,7 @@ class Snapshot:
         allotment: terms of slots and budgets.
         canary: a changed policy that makes a share of the decisions (policies/decide_split.py); None if there is none.
         audit_share: of decisions drawn uniformly, for comparison; the explorer's floor is beside it.
+        audit_sticky_s: seconds of the periods for which units stay in that share, 0 to draw it for each decision.
         logging: whether it is not to be decided from; follows: the policy that decides in its place, "" for none (streams/modes.py).
         succeeds: name of the policy whose decisions this one makes, None where there is none or it does not yet.
         shares: of its decisions that other policies make, by their names (policies/contest.py).
@@ -115,6 +116,7 @@ class Snapshot:
     allotment: Allotment = NO_ALLOTMENT
     canary: Canary | None = None
     audit_share: float = 0.0
+    audit_sticky_s: int = 0
     logging: bool = False
     follows: str = ""
     succeeds: str | None = None
@@ -208,6 +210,7 @@ def build(
     allotment: Allotment = NO_ALLOTMENT,
     canary: Canary | None = None,
     audit_share: float = 0.0,
+    audit_sticky_s: int = 0,
     logging: bool = False,
     follows: str = "",
     succeeds: str | None = None,
@@ -225,7 +228,8 @@ def build(
         time_ms: the publisher's clock, ms UTC.
         now_ms: event time at which the sums are read.
         explorer, rates: how arms are chosen; see `policies.explorers.EXPLORERS`. Rates that are not given are the defaults.
-        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, logging, follows, succeeds, shares: see
+        reasons, encoder, watermark_ms, offsets, clicks_ts, paused, gone, allotment, canary, audit_share, audit_sticky_s, logging, follows, succeeds,
+            shares: see
             `Snapshot`.
         changed: arms whose sums changed since `previous`; the others are not computed anew if they have a record and
             the prior is the same. None computes all, which forgetting and pending rows need now and then.
@@ -274,6 +278,7 @@ def build(
             allotment=allotment,
             canary=canary,
             audit_share=audit_share,
+            audit_sticky_s=audit_sticky_s,
             logging=logging,
             follows=follows,
             succeeds=succeeds,
@@ -378,6 +383,7 @@ def head_of(snapshot: Snapshot) -> Head:
         allotment=snapshot.allotment,
         canary=snapshot.canary,
         audit_share=snapshot.audit_share,
+        audit_sticky_s=snapshot.audit_sticky_s,
         logging=snapshot.logging,
         follows=snapshot.follows,
         succeeds=snapshot.succeeds,
@@ -440,6 +446,7 @@ def assemble(head: Head, arms: Mapping[str, bytes | Arm]) -> Snapshot | None:
         allotment=head.allotment,
         canary=head.canary,
         audit_share=head.audit_share,
+        audit_sticky_s=head.audit_sticky_s,
         logging=head.logging,
         follows=head.follows,
         succeeds=head.succeeds,

@@ -15,6 +15,7 @@ Head::
     canary        {"number", "share", "salt", "explorer", "rates", "name"}, see policies/canary.py. Left out if there is none
     sticky_canary the same with "sticky_s", in place of canary: readers that cannot keep a unit's group see no canary
     audit_share   of decisions drawn uniformly. Left out if 0
+    audit_sticky_s   seconds of the periods for which units stay in that share. Left out if 0
     logging       true if it is not to be decided from; follows: name of the policy that decides in its place. Left out if not so
     succeeds      the policy whose decisions this one makes (policies/succession.py). Left out if there is none
     shares        {policy: share} of this policy's decisions that others make (policies/contest.py). Left out if none do
@@ -168,6 +169,7 @@ class Head:
     allotment: Allotment = NO_ALLOTMENT
     canary: Canary | None = None
     audit_share: float = 0.0
+    audit_sticky_s: int = 0
     logging: bool = False
     follows: str = ""
     succeeds: str | None = None
@@ -212,6 +214,7 @@ class _Head(msgspec.Struct):
     canary: Canary | None = None
     sticky_canary: Canary | None = None
     audit_share: float = 0.0
+    audit_sticky_s: int = 0
     logging: bool = False
     follows: str = ""
     succeeds: str | None = None
@@ -232,7 +235,18 @@ class _Arm(msgspec.Struct):
     b: float | None = None
 
 
-LATER = ("paused", "gone", "allotment", "canary", "audit_share", "logging", "follows", "succeeds", "shares")
+LATER = (
+    "paused",
+    "gone",
+    "allotment",
+    "canary",
+    "audit_share",
+    "audit_sticky_s",
+    "logging",
+    "follows",
+    "succeeds",
+    "shares",
+)
 """Fields that came after version 1: left out where they are empty, and not part of the checksum."""
 
 _HEAD_FIELDS = tuple(name for name in Head.__slots__ if name not in ("arms", "checksum", *LATER))

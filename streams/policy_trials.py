@@ -65,9 +65,14 @@ class PolicyTrials:
         self._clocks: dict[int, int] = {}
 
     @property
+    def _audited_share(self) -> float:
+        """The random share whose size is audited: of a sticky one decisions are not independent."""
+        return 0.0 if self._policy.audit_sticky_s else self._policy.audit_share
+
+    @property
     def follows(self) -> bool:
         """Whether it looks at matured rows."""
-        return self.state.trying is not None or self._policy.audit or self._policy.audit_share > 0.0
+        return self.state.trying is not None or self._policy.audit or self._audited_share > 0.0
 
     @property
     def exploring(self) -> Exploring:
@@ -128,7 +133,7 @@ class PolicyTrials:
                 self.state,
                 record.rows,
                 bounds=self._bounds,
-                audit_share=policy.audit_share,
+                audit_share=self._audited_share,
                 audited=policy.audit,
                 least=policy.audit_least or None,
             )

@@ -49,6 +49,7 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "allotment",
             "canary",
             "audit_share",
+            "audit_sticky_s",
             "logging",
             "follows",
             "succeeds",

@@ -400,6 +400,7 @@ class Publisher:
             rates=known.trials.exploring.rates,
             canary=known.trials.canary,
             audit_share=known.settings.audit_share,
+            audit_sticky_s=known.settings.audit_sticky_s,
             logging=known.settings.mode == "logging",
             follows=known.settings.follows or "",
             reasons=(*reasons, *known.terms.reasons),

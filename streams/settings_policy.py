@@ -157,6 +157,13 @@ class PolicySettings(TextPolicy):
         lt=1,
         description="share of decisions drawn uniformly for ever and told apart, as a yardstick; its size is audited",
     )
+    audit_sticky_s: int = Field(
+        0,
+        ge=0,
+        le=31 * 86_400,
+        description="seconds for which a unit stays in the random share or out of it; 0 draws it for each decision. Its size is not audited "
+        "then, as decisions of one unit are not independent",
+    )
     audit: bool = Field(
         False,
         description="whether logged propensities are audited: alarms where arms are shown more often than they say",
@@ -327,6 +334,15 @@ class PolicySettings(TextPolicy):
         if (self.mode == "apprentice") != (self.follows is not None):
             raise ValueError(
                 f"mode = {self.mode!r} with follows = {self.follows!r}: an apprentice, and no other, follows a policy; give both or neither"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sticks_alone(self) -> Self:
+        if self.audit_sticky_s and (self.audit or not self.audit_share):
+            raise ValueError(
+                f"audit_sticky_s = {self.audit_sticky_s} with audit_share = {self.audit_share:g} and audit = {self.audit}: it needs a share "
+                "to stick to, and the audit of propensities takes decisions for independent; set audit_share above 0 and leave audit out"
             )
         return self
 

@@ -181,5 +181,6 @@ def _plain(snapshot: Snapshot) -> dict[str, Any]:
         "gone": list(snapshot.gone),
         "canary": None if snapshot.canary is None else msgspec.to_builtins(snapshot.canary),
         "audit_share": snapshot.audit_share,
+        "audit_sticky_s": snapshot.audit_sticky_s,
         "arms": arms,
     }

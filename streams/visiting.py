@@ -1,4 +1,4 @@
-"""Whose a decision is, for a canary that lets units keep their group (policies/canary.py)."""
+"""Whose a decision is, for a canary or a random share that lets units keep their group (policies/canary.py)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def visit_of(snapshot: Snapshot, unit: str | None, ts: int) -> Visit:
     """The visit of a decision at a time in ms UTC; nobody's where no group sticks to a unit, which then need not be hashed."""
-    if snapshot.canary is None or not snapshot.canary.sticky_s or unit is None:
+    sticky = (snapshot.canary is not None and snapshot.canary.sticky_s) or snapshot.audit_sticky_s
+    if not sticky or unit is None:
         return NOBODY
     return Visit(int(unit_numbers([unit])[0]), ts)

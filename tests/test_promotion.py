@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from policies.canary import CODES, Canary, group_of
+from policies.canary import CODES, Canary, Visit, group_of
 from policies.decide import law
 from policies.meta_records import read_key
 from policies.promotion import trial
@@ -33,7 +33,7 @@ from streams.policy_words import BadWord, Words, decode_word, encode_word, read_
 from streams.promotion import WordRefused, overrides, say, told
 from streams.published import read_published, read_snapshots
 from streams.publisher import Publisher
-from streams.settings import Settings
+from streams.settings import PolicySettings, Settings
 from streams.snapshots import history, rollback
 from tests.policies.batches import dyadic
 from tests.serving import Kafka, Serving
@@ -394,6 +394,40 @@ def test_a_client_shares_decisions_out_and_logs_the_marginal_propensity() -> Non
     chance = dict(zip(arms, mixture.tolist(), strict=True))
     assert [one.propensity for one in made] == pytest.approx([chance[one.arm] for one in made], abs=1e-12)
     assert all(group_of(f"{one.decision_id}\0s", canary, 0.1) == one.group for one in made)
+
+
+def test_a_sticky_random_share_keeps_its_visitors() -> None:
+    """Of a visitor all decisions of a period are random or none; of many as many as meant; the propensity is the mixture's as before."""
+    front = replace(snapshot(3), audit_share=0.2, audit_sticky_s=60)
+    x = np.array([1.0, 0.5])
+    by_unit: dict[str, set[Any]] = {}
+    with Frozen(front) as client:
+        for i in range(3_000):
+            made = client.decide("front", x, slot="s", decision_id=f"d{i}", unit=f"u{i % 1000}")
+            by_unit.setdefault(f"u{i % 1000}", set()).add(made.group)
+        alone = {client.decide("front", x, slot="s", decision_id=f"d{i}").group for i in range(60)}
+        mixture = 0.8 * law(front, x) + 0.2 / len(front.names)
+        assert list(client.propensities("front", x).values()) == pytest.approx(mixture.tolist(), abs=1e-12)
+        assert made.propensity == pytest.approx(mixture[front.names.index(made.arm)], abs=1e-12)
+    assert alone == {"random", "rest"}  # nobody's decisions are drawn each by itself
+    assert {len(groups) for groups in by_unit.values()} == {1}
+    assert sum(groups == {"random"} for groups in by_unit.values()) == pytest.approx(200, abs=4 * np.sqrt(1000 * 0.16))
+    later = [group_of("d", None, 0.2, Visit(7, 60_000 * period), audit_sticky_s=60) for period in range(200)]
+    assert {"random", "rest"} == set(later)  # drawn anew in each period
+
+
+def test_a_sticky_random_share_is_published_and_not_audited(bootstrap: str, prefix: str) -> None:
+    """Snapshots say it; decisions of one visitor are not independent, so that nobody follows the topic to test them."""
+    made = settings_of(bootstrap, prefix, policies={"front": LINEAR | {"audit_share": 0.2, "audit_sticky_s": 3600}})
+    topics.create(made)
+    Learners(made).commit(0, dyadic(11, 90))
+    with publishing(made) as publisher:
+        front = until(publisher, lambda: read_snapshots(made).get("front"))
+        assert (front.audit_share, front.audit_sticky_s) == (0.2, 3600)
+        assert not publisher._policies["front"].trials.follows
+    for wrong in ({"audit_sticky_s": 60}, {"audit_sticky_s": 60, "audit_share": 0.1, "audit": True}):
+        with pytest.raises(ValueError, match="audit_sticky_s = 60 with"):
+            PolicySettings.model_validate(LINEAR | wrong)
 
 
 def test_the_service_shares_decisions_out() -> None:
