@@ -46,6 +46,7 @@ COMMANDS = [
     ("arm", "reset"),
     ("arm", "list"),
     ("meta", "prior"),
+    ("meta", "rehearse"),
     ("budget", "set"),
     ("budget", "pause"),
     ("budget", "resume"),
