@@ -56,7 +56,7 @@ def tune(
 ) -> None:
     """Tune the encoder on clicks, compare it on held-out time, and write a new model folder only if it is better."""
     from streams import encoder_worker, topics, tuning_rows
-    from streams.cli_run import mapping
+    from streams.cli_options import mapping
     from streams.tune import Options, tuned
 
     if (policy is None) == (log is None):

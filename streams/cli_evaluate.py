@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from streams.cli_options import Bootstrap, Config, Json, print_json, print_rows, settings_from
+from streams.cli_options import (
+    Bootstrap,
+    Config,
+    Json,
+    LogColumns,
+    LogFile,
+    SkipBad,
+    columns_of,
+    print_json,
+    print_rows,
+    settings_from,
+)
 
 LEAST_CUT = 0.001
 
@@ -26,21 +37,9 @@ def evaluate(
         float, typer.Option("--train", min=0.05, max=0.95, help="Share of them that is learned from, the oldest.")
     ] = 0.5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap intervals.")] = 0,
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--file", help="Logged decisions instead of the feedback topic: CSV, JSON Lines or Parquet, as for replay."
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="KEY=COLUMN", help="Column of the file that holds a field; KEY==TEXT for a constant."
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave bad rows of the file out instead of refusing it.")
-    ] = False,
+    file: LogFile = None,
+    columns: LogColumns = None,
+    skip_bad: SkipBad = False,
     top: Annotated[
         int, typer.Option("--top", min=1, help="Arms that are taken for the best, for precision, recall and F1.")
     ] = 3,
@@ -54,13 +53,10 @@ def evaluate(
 ) -> None:
     """Estimate what models and explorers would have earned on matured impressions (off-policy), of the feedback topic or a file."""
     from streams import topics
-    from streams.cli_run import mapping
     from streams.demo_plot import require_matplotlib, require_writable
     from streams.evaluate import compare
 
-    chosen = mapping(columns or [])
-    if file is None and (chosen or skip_bad):
-        raise typer.BadParameter("--map and --skip-bad are for a file; name it with --file")
+    chosen = columns_of(file, columns, skip_bad=skip_bad)
     if plot is not None:
         require_matplotlib()
         require_writable(plot)
@@ -88,7 +84,12 @@ def evaluate(
     if json:
         print_json(record)
         return
-    title = f"policy {policy}: mean reward, learned from {record['rows_learned']} rows, evaluated on {record['rows_evaluated']}"
+    _print(record, top=top, weight_cap=weight_cap)
+
+
+def _print(record: dict[str, Any], *, top: int, weight_cap: float) -> None:
+    """The tables, and on standard error what speaks against believing them."""
+    title = f"policy {record['policy']}: mean reward, learned from {record['rows_learned']} rows, evaluated on {record['rows_evaluated']}"
     policies = record["policies"].items()
     print_rows([_row(name, found) for name, found in policies], title=title)
     scores = [_scores(name, found["scores"]) for name, found in policies if "scores" in found]

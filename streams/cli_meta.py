@@ -10,6 +10,10 @@ from streams.cli_options import (
     Bootstrap,
     Config,
     Json,
+    LogColumns,
+    LogFile,
+    SkipBad,
+    columns_of,
     context_from,
     print_json,
     print_record,
@@ -51,21 +55,9 @@ def prior(
 @app.command()
 def rehearse(
     policy: Annotated[str, typer.Argument(help="Name of the policy, as in the settings.")],
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--file", help="Logged decisions instead of the feedback topic: CSV, JSON Lines or Parquet, as for replay."
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="KEY=COLUMN", help="Column of the file that holds a field; KEY==TEXT for a constant."
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave bad rows of the file out instead of refusing it.")
-    ] = False,
+    file: LogFile = None,
+    columns: LogColumns = None,
+    skip_bad: SkipBad = False,
     rows: Annotated[int, typer.Option("--rows", min=100, help="So many of the newest matured impressions.")] = 100_000,
     every: Annotated[
         int | None, typer.Option("--every", min=100, help="Impressions between two roll-outs. Default: the policy's.")
@@ -76,12 +68,9 @@ def rehearse(
 ) -> None:
     """Play over a log the roll-outs that would move the policy's exploration rate live, before it goes live with them."""
     from streams import topics
-    from streams.cli_run import mapping
     from streams.meta_rehearsal import rehearse as played
 
-    chosen = mapping(columns or [])
-    if file is None and (chosen or skip_bad):
-        raise typer.BadParameter("--map and --skip-bad are for a file; name it with --file")
+    chosen = columns_of(file, columns, skip_bad=skip_bad)
     settings = settings_from(config, bootstrap)
     if file is None and policy in settings.policies:
         topics.require(settings, settings.topics.feedback)

@@ -29,6 +29,44 @@ Bootstrap = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else there.")]
 
 
+LogFile = Annotated[
+    str | None,
+    typer.Option(
+        "--file", help="Logged decisions instead of the feedback topic: CSV, JSON Lines or Parquet, as for replay."
+    ),
+]
+LogColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map", metavar="KEY=COLUMN", help="Column of the file that holds a field; KEY==TEXT for a constant."
+    ),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows of the file out instead of refusing it.")]
+
+
+def mapping(pairs: list[str]) -> dict[str, str]:
+    """Return KEY=COLUMN pairs as a dict; a usage error names the pair that is none.
+
+    >>> mapping(["ts=time", "arm=item id"])
+    {'ts': 'time', 'arm': 'item id'}
+    """
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, column = pair.partition("=")
+        if not sign or not key or not column or key in result:
+            raise typer.BadParameter(f"--map {pair!r} must be KEY=COLUMN, each KEY once; for example --map ts=time")
+        result[key] = column
+    return result
+
+
+def columns_of(file: str | None, pairs: list[str] | None, *, skip_bad: bool) -> dict[str, str]:
+    """The mapping of a log; a usage error where there is no file that it could be for."""
+    chosen = mapping(pairs or [])
+    if file is None and (chosen or skip_bad):
+        raise typer.BadParameter("--map and --skip-bad are for a file; name it with --file")
+    return chosen
+
+
 def settings_from(config: Path | None, bootstrap: str | None, **overrides: object) -> Settings:
     """Return the settings of this command and set logging up as they say; SettingsError if they are not usable."""
     from streams import logs

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli_options import Bootstrap, Config, Json, settings_from
+from streams.cli_options import Bootstrap, Config, Json, mapping, settings_from
 from streams.cli_topics import end_with
 
 
@@ -156,18 +156,3 @@ def replay(
         wait_s=wait_s,
         json=json,
     )
-
-
-def mapping(pairs: list[str]) -> dict[str, str]:
-    """Return KEY=COLUMN pairs as a dict; a usage error names the pair that is none.
-
-    >>> mapping(["ts=time", "arm=item id"])
-    {'ts': 'time', 'arm': 'item id'}
-    """
-    result: dict[str, str] = {}
-    for pair in pairs:
-        key, sign, column = pair.partition("=")
-        if not sign or not key or not column or key in result:
-            raise typer.BadParameter(f"--map {pair!r} must be KEY=COLUMN, each KEY once; for example --map ts=time")
-        result[key] = column
-    return result

@@ -15,18 +15,18 @@ import numpy as np
 
 from streams.join import Window
 from streams.logged import open_logged
-from streams.logged_rows import Event
 from streams.mapping import fit_columns
 from streams.matured import Rows
 from streams.outcomes import Seen
 from streams.replay import AHEAD_MS, policy_for, refuse_bad
 from streams.rules import window
-from streams.survey import SHOWN, Survey, make_log, read_context
+from streams.survey import make_log, read_context, survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from streams.logged_rows import Event
     from streams.settings import PolicySettings, Settings
 
 ANY_ORDER_MS = 1 << 60
@@ -53,16 +53,8 @@ def read_file(
     context = read_context(opened, fitted)
     own = policy_for(settings, policy, context)
     log = make_log(opened, fitted, context, policy=own, latest_ms=int(time.time() * 1000) + AHEAD_MS)
-    found = Survey(features=context.features, mean_context=np.zeros(0))
     taken = _Impressions(window(own))
-    for event in replace(log, back_ms=ANY_ORDER_MS).events():
-        if isinstance(event, Event):
-            found.rows += 1
-            taken.add(event)
-            continue
-        found.bad_rows += 1
-        if len(found.bad) < SHOWN:
-            found.bad.append(event)
+    found = survey(replace(log, back_ms=ANY_ORDER_MS), context.features, tell=taken.add)
     refuse_bad(found, file, skip_bad=skip_bad, undone="evaluated")
     rows = Rows(len(context.features))
     taken.give(rows)

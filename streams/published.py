@@ -11,7 +11,7 @@ import structlog
 
 from policies.meta_records import read_key
 from policies.snapshot import Snapshot, encode_head, records
-from policies.snapshot_records import head_key
+from policies.snapshot_records import LATER, head_key
 from streams.following import Collector
 from streams.messages import Message
 from streams.reading import bounds, partition_count, read, reader
@@ -44,16 +44,7 @@ def differ(old: Snapshot, new: Snapshot) -> bool:
             "encoder",
             "offsets",
             "names",
-            "paused",
-            "gone",
-            "allotment",
-            "canary",
-            "audit_share",
-            "audit_sticky_s",
-            "logging",
-            "follows",
-            "succeeds",
-            "shares",
+            *LATER,
         )
     )
 

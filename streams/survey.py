@@ -14,7 +14,7 @@ from streams.logged_rows import Event, RowReader
 from streams.logged_values import category
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from streams.mapping import Columns
     from streams.settings import PolicySettings
@@ -193,12 +193,14 @@ def _dimension_words(columns: Columns, context: Context, dimension: int) -> str:
     )
 
 
-def survey(log: Log, features: tuple[str, ...]) -> Survey:
-    """Read all rows and tell what they are; bad ones are counted, not raised."""
+def survey(log: Log, features: tuple[str, ...], *, tell: Callable[[Event], None] | None = None) -> Survey:
+    """Read all rows and tell what they are; bad ones are counted, not raised. Each good one is told to ``tell``."""
     found = Survey(features=features, mean_context=np.zeros(len(features)))
     for event in log.events():
         if isinstance(event, Event):
             _add(found, event)
+            if tell is not None:
+                tell(event)
             continue
         found.bad_rows += 1
         if len(found.bad) < SHOWN:
