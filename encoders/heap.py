@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of mallopt(3)."""
 MAPPED = 1 << 25
 """Bytes from which glibc maps a piece of memory by itself; it allows no more."""
 KEPT = 1 << 30
 """Bytes at the end of a heap that are kept."""
+HEAP = 1 << 26
+"""Bytes of one of a thread's heaps; with as much to spare in the one before, glibc does not give back an empty one."""
 
 
 def keep_memory() -> None:
@@ -24,3 +26,4 @@ def keep_memory() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, MAPPED)
     mallopt(M_TRIM_THRESHOLD, KEPT)
+    mallopt(M_TOP_PAD, HEAP)

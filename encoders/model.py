@@ -106,18 +106,13 @@ class Encoder:
         """Vectors (n, d) in float32, in the batch's order."""
         with torch.inference_mode():
             if self._packed is not None:
-                vectors = self._go_packed(self._packed, prepared)
-                if not vectors.isfinite().all():
-                    vectors = self._go_packed(self._packed, prepared, alone=True)
+                states = self._packed(prepared.ids, prepared.other, prepared.runs)
+                vectors = pool_packed(states, prepared.runs, self._pooling)
             else:
                 states = _last_states(self._model, prepared.ids, prepared.other)
                 vectors = pool_padded(states, prepared.other, self._pooling)
             done: Vectors = self._finished(vectors).cpu().numpy()
         return done
-
-    def _go_packed(self, packed: PackedBert, prepared: Prepared, *, alone: bool = False) -> torch.Tensor:
-        states = packed(prepared.ids, prepared.other, prepared.runs, alone=alone)
-        return pool_packed(states, prepared.runs, self._pooling)
 
     def _finished(self, vectors: torch.Tensor) -> torch.Tensor:
         if self._dense is not None and not self._dense_last:

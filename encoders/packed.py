@@ -12,16 +12,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
+
+from encoders import compiled
 
 Tensor = torch.Tensor
 
 TYPES = ("bert", "roberta", "xlm-roberta")
 PREPACKED_ROWS = 2048
 """Rows that oneDNN lays the weights out for; others are right, too."""
-LANES = 16
-"""Keys that torch's attention on a CPU exponentiates at a time; what is left over it takes one by one, ten times as slowly."""
+LEAST_ROWS = 16
+"""Rows of the smallest matrix that is computed."""
 
 
 def rows_of(tokens: int) -> int:
@@ -33,40 +37,34 @@ def rows_of(tokens: int) -> int:
     >>> [rows_of(tokens) for tokens in (1, 16, 33, 1000, 1025, 2040)]
     [16, 16, 48, 1008, 1056, 2048]
     """
-    step = max(LANES, 1 << max(0, tokens.bit_length() - 6))
+    step = max(LEAST_ROWS, 1 << max(0, tokens.bit_length() - 6))
     return -(-tokens // step) * step
 
 
-class _Run(NamedTuple):
-    """Neighbours of one length that attention takes together.
+class _Plan(NamedTuple):
+    """Which way through attention the texts of a batch take.
 
     Attributes:
-        start: the first one's first token.
-        texts: how many.
-        tokens: of each.
-        mask: (1, k) of zeros, then minus infinity where keys are read that are the next text's; None if none are.
+        starts: first tokens (n,) of texts for `encoders.attention`.
+        lengths: their tokens (n,).
+        runs: (first token, texts, tokens of each) of neighbours for torch's attention.
+        tokens: of all texts.
     """
 
-    start: int
-    texts: int
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    runs: list[tuple[int, int, int]]
     tokens: int
-    mask: Tensor | None = None
 
 
-def _plan(runs: Sequence[tuple[int, int]], dtype: torch.dtype, *, alone: bool) -> list[_Run]:
-    """What attention takes together, keys up to whole `LANES` where there are as many tokens; with `alone` no key but the text's own."""
-    total, start, plan = sum(texts * tokens for texts, tokens in runs), 0, []
-    for texts, tokens in runs:
-        keys = -(-tokens // LANES) * LANES
-        full = 0 if alone or keys == tokens else min(texts, max(0, (total - start - keys) // tokens + 1))
-        if full:
-            mask = torch.zeros(1, keys, dtype=dtype)
-            mask[:, tokens:] = -torch.inf
-            plan.append(_Run(start, full, tokens, mask))
-        if texts > full:
-            plan.append(_Run(start + full * tokens, texts - full, tokens))
-        start += texts * tokens
-    return plan
+def _plan(runs: Sequence[tuple[int, int]], *, short: int) -> _Plan:
+    """The plan for runs of (texts, tokens of each), where texts of up to `short` tokens are short."""
+    texts, tokens = (np.array(column, np.int64) for column in zip(*runs, strict=True))
+    ends = np.cumsum(texts * tokens)
+    long = [(int(end) - n * each, n, each) for (n, each), end in zip(runs, ends, strict=True) if each > short]
+    lengths = np.repeat(tokens, texts)
+    starts = np.cumsum(lengths) - lengths
+    return _Plan(starts[lengths <= short], lengths[lengths <= short], long, int(ends[-1]))
 
 
 class _Linear:
@@ -102,40 +100,45 @@ class _Layer:
         self.heads = int(own.num_attention_heads)
         self.qkv = _Linear(weight.to(dtype), bias.to(dtype))
         self.mix = _linear(attention.output.dense, dtype)
-        self.mix_norm = _norm(attention.output.LayerNorm, dtype)
+        self.mix_norm = _Norm(attention.output.LayerNorm, dtype)
         self.widen = _linear(layer.intermediate.dense, dtype, gelu=True)
         self.narrow = _linear(layer.output.dense, dtype)
-        self.narrow_norm = _norm(layer.output.LayerNorm, dtype)
+        self.narrow_norm = _Norm(layer.output.LayerNorm, dtype)
 
-    def __call__(self, x: Tensor, qkv: Tensor, plan: Sequence[_Run]) -> Tensor:
+    def __call__(self, x: Tensor, qkv: Tensor, plan: _Plan) -> Tensor:
         """States (T, d) after the layer of those before it; `qkv` (T, 3 d) is `self.qkv(x)`."""
         x = self.mix_norm(self.mix(self._attend(qkv, plan), plus=x))
         return self.narrow_norm(self.narrow(self.widen(x), plus=x))
 
-    def _attend(self, qkv: Tensor, plan: Sequence[_Run]) -> Tensor:
+    def _attend(self, qkv: Tensor, plan: _Plan) -> Tensor:
         """Attention of every text (T, d)."""
         width = qkv.shape[1] // 3
         size, found = width // self.heads, qkv.new_empty(len(qkv), width)
-        for start, texts, tokens, mask in plan:
-            keys = tokens if mask is None else mask.shape[1]
-            strides = (tokens * 3 * width, size, 3 * width, 1)  # a text, a head, a token, a number
-            q, k, v = (
-                qkv.as_strided((texts, self.heads, rows, size), strides, start * 3 * width + part * width)
-                for part, rows in enumerate((tokens, keys, keys))
-            )
-            attended = functional.scaled_dot_product_attention(q, k, v, mask)
-            ours = found[start : start + texts * tokens]
-            ours.view(texts, tokens, self.heads, size).copy_(attended.transpose(1, 2))
-        found[sum(run.texts * run.tokens for run in plan) :] = 0  # rows that are nobody's
+        if len(plan.starts):
+            compiled.attend(qkv, self.heads, plan.starts, plan.lengths, found)
+        for start, texts, tokens in plan.runs:
+            own = qkv[start : start + texts * tokens].view(texts, tokens, 3, self.heads, size)
+            q, k, v = own.permute(2, 0, 3, 1, 4)
+            attended = functional.scaled_dot_product_attention(q, k, v)
+            found[start : start + texts * tokens].view(texts, tokens, self.heads, size).copy_(attended.transpose(1, 2))
+        found[plan.tokens :] = 0  # rows that are nobody's
         return found
 
 
 class _Norm:
-    def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
-        self._weight, self._bias, self._eps = weight, bias, eps
+    """Layer norm, in place where numba is installed."""
+
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+        self._weight, self._bias, self._eps = module.weight.detach(), module.bias.detach(), float(module.eps)
+        self._compiled = compiled.fits(len(self._weight), self._weight.device)
+        kept = torch.float32 if self._compiled else dtype
+        self._weight, self._bias = self._weight.to(kept), self._bias.to(kept)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], self._weight, self._bias, self._eps)
+        if not self._compiled:
+            return functional.layer_norm(x, x.shape[-1:], self._weight, self._bias, self._eps)
+        compiled.normalise(x, self._weight, self._bias, self._eps)
+        return x
 
 
 class PackedBert:
@@ -152,7 +155,9 @@ class PackedBert:
         self._words = table.word_embeddings.weight.detach()
         self._places = table.position_embeddings.weight.detach() + table.token_type_embeddings.weight.detach()[0]
         self._first = 0 if model.config.model_type == "bert" else int(model.config.pad_token_id) + 1
-        self._norm = _norm(table.LayerNorm, torch.float32)
+        self._norm = _Norm(table.LayerNorm, torch.float32)
+        size = model.config.hidden_size // model.config.num_attention_heads
+        self._short = compiled.SHORT if compiled.fits(size, self._words.device) else 0
         self._layers = [_Layer(layer, dtype) for layer in model.encoder.layer]
 
     @staticmethod
@@ -165,16 +170,15 @@ class PackedBert:
             and getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
         )
 
-    def __call__(self, ids: Tensor, places: Tensor, runs: Sequence[tuple[int, int]], *, alone: bool = False) -> Tensor:
+    def __call__(self, ids: Tensor, places: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Token vectors (T, d) of token ids (T,) that stand at `places` (T,) of their texts, counted from 0.
 
         Args:
             ids: of all texts, one after the other.
             places: of the ids.
             runs: neighbours of the same length, (texts, tokens of each).
-            alone: whether a text whose numbers are not finite spoils nothing but its own; else it may spoil texts before it. Slower.
         """
-        tokens, plan = len(ids), _plan(runs, self._dtype, alone=alone)
+        tokens, plan = len(ids), _plan(runs, short=self._short)
         pairs, whose = torch.unique((places << 32) + ids, return_inverse=True)
         x = self._embedded(_filled(pairs))  # until the first attention the same for the same token at the same place
         whose = _filled(whose)
@@ -197,7 +201,3 @@ def _filled(rows: Tensor) -> Tensor:
 
 def _linear(module: Any, dtype: torch.dtype, *, gelu: bool = False) -> _Linear:
     return _Linear(module.weight.detach().to(dtype), module.bias.detach().to(dtype), gelu=gelu)
-
-
-def _norm(module: Any, dtype: torch.dtype) -> _Norm:
-    return _Norm(module.weight.detach().to(dtype), module.bias.detach().to(dtype), float(module.eps))

@@ -37,6 +37,8 @@ DRAIN_S = 20.0
 DEAF_S = 60.0
 STUCK_S = 120.0
 UNREADY_S = 15.0
+SPINS = "3000"
+"""How often torch's threads look for work before they sleep; at libgomp's 300,000 they hold the processor against our own."""
 
 log = logs.get(__name__)
 
@@ -80,6 +82,7 @@ def run_encoder(settings: Settings) -> int:
 def load_encoder(settings: Settings) -> Encoder:
     """The model of the settings, warm. Raises ModelError."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of ours tokenise
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     import torch
 
     from encoders.heap import keep_memory

@@ -22,7 +22,7 @@ from encoders import model as module
 from encoders.batching import Tokenised, Vectors
 from encoders.errors import ModelError
 from encoders.model import Encoder, load
-from encoders.packed import LANES, PackedBert
+from encoders.packed import PackedBert
 from encoders.packed import _plan as attention_plan
 
 
@@ -108,25 +108,17 @@ def test_what_is_not_finite_stays_in_its_text(tmp_path: Path, packed: bool) -> N
     assert np.abs(found[~np.array(bad)] - encoder.encode(clean)).max() < 1e-6
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 70)), min_size=1, max_size=6))
-def test_attention_takes_every_text_and_reads_no_further_than_the_last(runs: list[tuple[int, int]]) -> None:
-    """Each text once, in order; keys are whole lanes where there are so many tokens, and the mask hides what is not the text's."""
-    total = sum(texts * tokens for texts, tokens in runs)
-    wanted = [tokens for texts, tokens in runs for _ in range(texts)]
-    starts = np.cumsum([0, *wanted[:-1]]).tolist()
-    plan = attention_plan(runs, torch.float32, alone=False)
-    assert [run.tokens for run in plan for _ in range(run.texts)] == wanted
-    assert [run.start + place * run.tokens for run in plan for place in range(run.texts)] == starts
-    for run in plan:
-        last = run.start + (run.texts - 1) * run.tokens
-        lanes = -(-run.tokens // LANES) * LANES
-        if run.mask is None:
-            assert run.tokens == lanes or run.start + lanes > total  # none of them had room
-        else:
-            assert run.mask.shape == (1, lanes)
-            assert last + lanes <= total
-            assert run.mask.isfinite().sum() == run.tokens
-    assert all(run.mask is None for run in attention_plan(runs, torch.float32, alone=True))
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 70)), min_size=1, max_size=6), st.integers(0, 70))
+def test_every_text_takes_one_way_through_attention(runs: list[tuple[int, int]], short: int) -> None:
+    """Each token is in one text, of the compiled functions where that is short, of torch's where it is not."""
+    lengths = [tokens for texts, tokens in runs for _ in range(texts)]
+    starts = np.cumsum([0, *lengths[:-1]]).tolist()
+    plan = attention_plan(runs, short=short)
+    both = [(start, tokens) for start, tokens in zip(starts, lengths, strict=True) if tokens <= short]
+    assert list(zip(plan.starts.tolist(), plan.lengths.tolist(), strict=True)) == both
+    torchs = [(start + text * tokens, tokens) for start, texts, tokens in plan.runs for text in range(texts)]
+    assert sorted(both + torchs) == sorted(zip(starts, lengths, strict=True))
+    assert plan.tokens == sum(lengths)
 
 
 def test_a_wrong_way_through_the_layers_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
