@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from confluent_kafka import Producer
@@ -33,16 +33,17 @@ def through_kafka(texts: Sequence[str], given: argparse.Namespace) -> float:
             "window_tokens": 16 * given.budget,
         }
         with topics_of(bootstrap, f"bench-{time.time_ns() % 10**9}-", encoder=encoder) as settings:
-            _fill(settings, texts)
+            fill(settings, texts)
             with tempfile.TemporaryDirectory(prefix="clickloop-bench-") as folder:
                 worker = WorkerProcess(settings, "encoder", folder=Path(folder))
                 try:
-                    return _watch(worker, settings, len(texts))
+                    return watch(worker, settings, len(texts))
                 finally:
                     worker.stop()
 
 
-def _fill(settings: Settings, texts: Sequence[str]) -> None:
+def fill(settings: Settings, texts: Sequence[str]) -> None:
+    """Write the requests and wait until the brokers have them."""
     producer = Producer(settings.librdkafka() | {"partitioner": "murmur2_random", "linger.ms": 20})
     for text in texts:
         producer.produce(settings.topics.embedding_requests, value=encode_request(EmbeddingRequest(text=text)))
@@ -52,7 +53,8 @@ def _fill(settings: Settings, texts: Sequence[str]) -> None:
         raise RuntimeError(f"{left} requests were not delivered")
 
 
-def _watch(worker: WorkerProcess, settings: Settings, wanted: int) -> float:
+def watch(worker: WorkerProcess, settings: Settings, wanted: int, tell: Callable[[int], None] | None = None) -> float:
+    """Wait for so many vectors, calling `tell` with those that are there; vectors a second from the first to the last."""
     first: tuple[float, int] | None = None
     seen, changed_s = 0, time.monotonic()
     with reader(settings.librdkafka()) as consumer:
@@ -67,6 +69,8 @@ def _watch(worker: WorkerProcess, settings: Settings, wanted: int) -> float:
             if vectors > seen:
                 seen, changed_s = vectors, now
                 first = first or (now, vectors)
+            if tell is not None:
+                tell(seen)
             if first is not None and seen >= wanted:
                 return (seen - first[1]) / (now - first[0])
             if now - changed_s > PATIENCE_S:

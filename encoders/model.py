@@ -7,12 +7,14 @@ and padded by transformers' own model (everything else). `load` compares the fir
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 
 from encoders.batching import Batch, Tokenised, Vectors, cut, runs
@@ -33,16 +35,21 @@ CANARIES = (
 )
 SAME_FP32, SAME_BF16 = 1e-4, 2e-2
 """How far two ways of computing a vector of length 1 may be apart before one of them counts as wrong."""
+MEASURED_TOKENS, TRIES, WORTH = 2_048, 6, 0.95
+"""Tokens of the batch that tells whether torch.compile pays, how often it goes through, and the share of the time it may take at most."""
 _UNUSED = ("pooler.",)
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A batch on the device: ids (T,) and places (T,) if packed, else ids (n, l) and mask (n, l)."""
+    """A batch on the device: ids (T,) and places (T,) if packed, else ids (n, l) and mask (n, l); of so many texts."""
 
     ids: torch.Tensor
     other: torch.Tensor
     runs: Sequence[tuple[int, int]]
+    texts: int
 
 
 class Encoder:
@@ -55,6 +62,7 @@ class Encoder:
         max_length: tokens of a text, special ones included; what is beyond is cut off.
         tokenizer: one to clone for each thread.
         padded: whether a text costs as many tokens as the longest of its batch.
+        compiled: whether padded batches go through torch.compile.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Encoder:
         max_length: int,
         fingerprint: str,
         packed: bool,
+        compiled: bool = False,
         dense: Dense | None = None,
         dense_last: bool = False,
     ) -> None:
@@ -84,7 +93,8 @@ class Encoder:
         self._pooling, self._normalise = pooling, normalise
         self._packed = PackedBert(model, DTYPES[precision]) if packed else None
         self._model = None if packed else model.to(device=device, dtype=DTYPES[precision])
-        self.padded = not packed
+        self.padded, self.compiled = not packed, compiled
+        self._run: Any = torch.compile(self._model, dynamic=True) if compiled else self._model
         self._padding = int(getattr(model.config, "pad_token_id", None) or 0)
         self._canary: Vectors | None = None
 
@@ -94,13 +104,16 @@ class Encoder:
         if self._packed is not None:
             ids = np.fromiter(itertools.chain.from_iterable(item.ids for item in batch), np.int64, int(lengths.sum()))
             places = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            return Prepared(torch.from_numpy(ids), torch.from_numpy(places), runs(batch))
-        padded = np.full((len(batch), int(lengths.max())), self._padding, np.int64)
-        mask = np.arange(padded.shape[1]) < lengths[:, None]
-        padded[mask] = np.fromiter(
+            return Prepared(torch.from_numpy(ids), torch.from_numpy(places), runs(batch), len(batch))
+        least = 2 if self.compiled else 1  # one row or column would be compiled for by itself
+        padded = np.full((max(least, len(batch)), max(least, int(lengths.max()))), self._padding, np.int64)
+        mask = np.zeros_like(padded)
+        mask[: len(batch)] = np.arange(padded.shape[1]) < lengths[:, None]
+        padded[mask == 1] = np.fromiter(
             itertools.chain.from_iterable(item.ids for item in batch), np.int64, int(lengths.sum())
         )
-        return Prepared(self._moved(padded), self._moved(mask.astype(np.int64)), ())
+        mask[len(batch) :, 0] = 1  # a text that is nobody's
+        return Prepared(self._moved(padded), self._moved(mask), (), len(batch))
 
     def forward(self, prepared: Prepared) -> Vectors:
         """Vectors (n, d) in float32, in the batch's order."""
@@ -109,8 +122,8 @@ class Encoder:
                 states = self._packed(prepared.ids, prepared.other, prepared.runs)
                 vectors = pool_packed(states, prepared.runs, self._pooling)
             else:
-                states = _last_states(self._model, prepared.ids, prepared.other)
-                vectors = pool_padded(states, prepared.other, self._pooling)
+                states = self._run(input_ids=prepared.ids, attention_mask=prepared.other).last_hidden_state
+                vectors = pool_padded(states, prepared.other, self._pooling)[: prepared.texts]
             done: Vectors = self._finished(vectors).cpu().numpy()
         return done
 
@@ -156,6 +169,7 @@ def load(
     pooling: Pooling | None = None,
     device: str = "auto",
     packed: bool | None = None,
+    try_compile: bool = False,
 ) -> Encoder:
     """Load a model, check it on the device, and return it warm.
 
@@ -167,6 +181,7 @@ def load(
         pooling: None takes what the model says.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         packed: whether to go without padding; None does where it is known to be right.
+        try_compile: whether padded batches go through torch.compile if that pays; trying takes a minute.
 
     Raises:
         ModelError: it cannot be had, or is none that can be used; the text says what to do.
@@ -181,7 +196,7 @@ def load(
     chosen = pooling or folder.pooling
     mark = fingerprint(folder, pooling=chosen, normalise=folder.normalise, max_length=length, precision=precision)
 
-    def made(*, packed: bool) -> Encoder:
+    def made(*, packed: bool, compiled: bool = False) -> Encoder:
         return Encoder(
             loaded,
             Tokenizer(fast, max_length=length, prompt=folder.prompt),
@@ -192,6 +207,7 @@ def load(
             max_length=length,
             fingerprint=mark,
             packed=packed,
+            compiled=compiled,
             dense=dense,
             dense_last=folder.dense_last,
         )
@@ -199,7 +215,7 @@ def load(
     encoder = _packed_if_same(made) if _may_pack(loaded.config, on, packed) else made(packed=False)
     encoder.check()
     try_length(encoder, CANARIES)
-    return encoder
+    return _faster(encoder, made) if try_compile and encoder.padded else encoder
 
 
 def same(a: Vectors, b: Vectors, precision: Precision) -> bool:
@@ -217,6 +233,35 @@ def _packed_if_same(made: Any) -> Encoder:
     reference: Encoder = made(packed=False)
     agree = same(packed.encode(CANARIES), reference.encode(CANARIES), packed.precision)
     return packed if agree else reference
+
+
+def _faster(eager: Encoder, made: Any) -> Encoder:
+    """The encoder through torch.compile, if its vectors are the same and come sooner; else the eager one."""
+    texts = [Tokenised(ids) for ids in eager.tokenizer(CANARIES)]
+    batch = texts * max(1, MEASURED_TOKENS // sum(item.tokens for item in texts))
+    try:
+        other: Encoder = made(packed=False, compiled=True)
+        other.check()
+        agree = same(other.encode(CANARIES), eager.encode(CANARIES), eager.precision)
+        before, now = (_seconds(one, batch) for one in (eager, other))
+    except Exception as error:  # noqa: BLE001 - most of all a C++ compiler that is missing; it goes without
+        log.warning("torch.compile failed; going without", error=f"{type(error).__name__}: {str(error)[:300]}")
+        return eager
+    pays = agree and now < WORTH * before
+    log.info(
+        "torch.compile tried", taken=pays, same=agree, eager_ms=round(1e3 * before, 1), compiled_ms=round(1e3 * now, 1)
+    )
+    return other if pays else eager
+
+
+def _seconds(encoder: Encoder, batch: Batch) -> float:
+    """The shortest of some forwards."""
+    prepared, took = encoder.prepare(batch), []
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        encoder.forward(prepared)
+        took.append(time.perf_counter() - began)
+    return min(took)
 
 
 def _may_pack(config: Any, device: torch.device, wanted: bool | None) -> bool:
@@ -251,8 +296,3 @@ def load_transformer(folder: Folder) -> Any:
     if getattr(model.config, "is_encoder_decoder", False) or not hasattr(model.config, "hidden_size"):
         raise ModelError(f"{folder.path} is a {model.config.model_type}, which is no text encoder; choose one")
     return model.eval()
-
-
-def _last_states(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
-    return found

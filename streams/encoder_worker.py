@@ -99,6 +99,7 @@ def load_encoder(settings: Settings) -> Encoder:
         max_length=given.max_length,
         pooling=given.pooling,
         device=given.device,
+        try_compile=given.compile,
     )
     log.info(
         "model loaded",
@@ -108,6 +109,7 @@ def load_encoder(settings: Settings) -> Encoder:
         precision=encoder.precision,
         device=str(encoder.device),
         padded=encoder.padded,
+        compiled=encoder.compiled,
     )
     return encoder
 

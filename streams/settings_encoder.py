@@ -27,6 +27,7 @@ class EncoderSettings(BaseModel):
     max_length: int | None = Field(None, ge=2, le=1 << 20, description="tokens of a text; unset is what the model says")
     pooling: Literal["mean", "cls", "last"] | None = Field(None, description="unset is what the model says")
     device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:1")
+    compile: bool = Field(False, description="try torch.compile on padded batches at the start, and take it if it pays")
     budget_tokens: int = Field(2_048, ge=1, le=1 << 24, description="tokens of a batch; a GPU likes ten times as many")
     window_tokens: int = Field(32_768, ge=1, le=1 << 28, description="tokens that are sorted by length together")
     threads: int = Field(0, ge=0, le=1_024, description="threads that compute on a CPU; 0 is one for each core")

@@ -7,7 +7,10 @@ from tests.encoders import tiny
 # isort: split
 
 import json
+import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +160,68 @@ def test_prompt_and_lower_case_are_applied(tmp_path: Path) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps(named))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": True}))
     assert np.abs(load(str(folder), dtype="fp32", device="cpu").encode(["HAT"]) - plain).max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch and its compiler
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: apt-get install g++")
+def test_torch_compile_gives_the_same_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of any size, one text of one token too, and in another thread; taken as it is the faster one here."""
+    folder = str(tiny.make(tmp_path, kind="distilbert"))
+    eager = load(folder, dtype="fp32", device="cpu")
+    monkeypatch.setattr("encoders.model._seconds", lambda encoder, batch: 1.0 if encoder.compiled else 2.0)
+    encoder = load(folder, dtype="fp32", device="cpu", try_compile=True)
+    assert (encoder.compiled, eager.compiled) == (True, False)
+    texts = tiny.texts(40)
+    with ThreadPoolExecutor(1) as pool:
+        for some, budget in ((texts, 64), (texts[:1], 64), (texts, 2048), (texts, 1)):
+            found = pool.submit(encoder.encode, some, budget_tokens=budget).result()
+            assert np.abs(found - eager.encode(some)).max() < 1e-6
+    one = [Tokenised([2])]
+    assert np.abs(encoder.forward(encoder.prepare(one)) - eager.forward(eager.prepare(one))).max() < 1e-6
+    encoder.check()
+
+
+def no_compiler(model: Any, **options: Any) -> Any:
+    def call(**given: Any) -> Any:
+        raise RuntimeError("g++: not found")
+
+    return call
+
+
+def slow(model: Any, **options: Any) -> Any:
+    def call(**given: Any) -> Any:
+        time.sleep(0.05)
+        return model(**given)
+
+    return call
+
+
+def wrong(model: Any, **options: Any) -> Any:
+    return lambda input_ids, attention_mask: model(input_ids=input_ids * 0, attention_mask=attention_mask)
+
+
+@pytest.mark.parametrize("compiled", [no_compiler, slow, wrong])
+def test_torch_compile_is_not_taken_where_it_does_not_pay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Callable[..., Any]
+) -> None:
+    """No compiler, nothing gained, or other vectors: the encoder is the eager one, and works. Not asked for, it is not tried."""
+    asked: list[object] = []
+
+    def noted(model: Any, **options: Any) -> Any:
+        asked.append(model)
+        return compiled(model, **options)
+
+    monkeypatch.setattr(torch, "compile", noted)
+    folder = str(tiny.make(tmp_path, kind="distilbert"))
+    encoder = load(folder, dtype="fp32", device="cpu", try_compile=True)
+    assert not encoder.compiled
+    assert len(asked) == 1
+    assert (
+        np.abs(encoder.encode(["red shoes"]) - load(folder, dtype="fp32", device="cpu").encode(["red shoes"])).max()
+        == 0
+    )
+    assert not load(str(tiny.make(tmp_path / "bert")), dtype="fp32", device="cpu", try_compile=True).compiled  # packed
+    assert len(asked) == 1
 
 
 def test_a_clone_tokenises_the_same(tmp_path: Path) -> None:
