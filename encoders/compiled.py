@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoders.hardware import fuses
+
 if TYPE_CHECKING:
     Whole = npt.NDArray[np.int64]
 
@@ -25,8 +27,8 @@ ALONE_TOKENS = 256
 
 
 def fits(width: int, device: torch.device) -> bool:
-    """Whether rows or heads of so many numbers can be computed here."""
-    return device.type == "cpu" and width % PIECE == 0 and importlib.util.find_spec("numba") is not None
+    """Whether rows or heads of so many numbers can be computed here, and faster than by torch."""
+    return device.type == "cpu" and width % PIECE == 0 and fuses() and importlib.util.find_spec("numba") is not None
 
 
 def attend(qkv: torch.Tensor, heads: int, starts: Whole, lengths: Whole, out: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +51,11 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and not _FLAGS.isdisjoint(_cpu_flags(CPUINFO))
+
+
+def fuses() -> bool:
+    """Whether the processor multiplies and adds in one instruction: ARM's do, and x86's with AVX2."""
+    return platform.machine().lower() in ("aarch64", "arm64") or "fma" in _cpu_flags(CPUINFO)
 
 
 def _cpu_flags(path: Path) -> frozenset[str]:

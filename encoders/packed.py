@@ -1,10 +1,10 @@
 """BERT without padding: the tokens of all texts of a batch in one matrix, attention within each text.
 
-The products with weights take the matrix (T, d) of all T tokens, whatever text they belong to. Attention takes neighbours of
-the same length together. Which layers there are is what `transformers` calls BERT, RoBERTa and
-XLM-RoBERTa: embeddings, then layers of self-attention and a two-layer network, each with a residual and layer norm after it
-(Devlin et al. 2019, section 3; post-norm). `PackedBert.fits` tells whether a model is of that kind; `encoders.model` compares
-both at the start and keeps to transformers' own where they differ.
+The products with weights take the matrix (T, d) of all T tokens, whatever text they belong to. Attention of short texts and layer
+norm are ours (encoders/compiled.py); of long ones torch's attention takes neighbours of the same length together. Which layers there are
+is what `transformers` calls BERT, RoBERTa and XLM-RoBERTa: embeddings, then layers of self-attention and a two-layer network, each with a
+residual and layer norm after it (Devlin et al. 2019, section 3; post-norm). `PackedBert.fits` tells whether a model is of that kind;
+`encoders.model` compares both at the start and keeps to transformers' own where they differ.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Plan(NamedTuple):
     """Which way through attention the texts of a batch take.
 
     Attributes:
-        starts: first tokens (n,) of texts for `encoders.attention`.
+        starts: first tokens (n,) of texts for `encoders.compiled`.
         lengths: their tokens (n,).
         runs: (first token, texts, tokens of each) of neighbours for torch's attention.
         tokens: of all texts.

@@ -168,9 +168,12 @@ def test_bfloat16_is_rounded_to_the_nearest() -> None:
 
 @pytest.mark.parametrize(("width", "fits"), [(32, True), (16, True), (8, False), (40, False)])
 def test_only_whole_pieces_fit(width: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other sizes are torch's, and so is everything where numba is not installed, or on another device."""
+    """Other sizes are torch's, and so is everything on another device, an old processor, or without numba."""
     assert compiled.fits(width, torch.device("cpu")) == fits
     assert not compiled.fits(width, torch.device("cuda"))
+    with monkeypatch.context() as old:
+        old.setattr(compiled, "fuses", lambda: False)
+        assert not compiled.fits(width, torch.device("cpu"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not compiled.fits(width, torch.device("cpu"))
 
