@@ -33,8 +33,10 @@ from typing import Any
 if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from streams.encoder_worker import SPINS
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as a worker does; it makes no difference to others
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as a worker does
 
 import numpy as np
 import torch

@@ -37,7 +37,10 @@ from typing import Any
 if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from streams.encoder_worker import SPINS
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as a worker does
 
 import numpy as np
 import torch
@@ -221,7 +224,7 @@ def stage(encoder: Encoder, batch: Batch, mode: str, seconds: float) -> float:
 
 def _compiled(encoder: Encoder, options: dict[str, Any]) -> Encoder:
     twin = copy.copy(encoder)
-    twin._run = torch.compile(encoder._model, **options)  # noqa: SLF001 - whether it pays or not
+    twin._run = torch.compile(encoder._run, **options)  # noqa: SLF001 - whether it pays or not
     return twin
 
 

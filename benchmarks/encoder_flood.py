@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks.cluster import broker, topics_of
 from benchmarks.encoder import make_texts
 from benchmarks.encoder_device import random_bert
-from benchmarks.encoder_kafka import fill, watch
+from benchmarks.encoder_kafka import answered
 from benchmarks.encoder_peers import bundled_model
 from benchmarks.figures import memory_mb
 from streams.processes import WorkerProcess
@@ -48,36 +44,24 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The worker's memory over the flood."""
     filler = " and no more of this"
     texts = [text + filler * -(-given.bytes // len(filler)) for text in make_texts(given.texts)]
-    begun: list[float] = []
     most = [0.0] * QUARTERS
+    first = 0.0
 
-    def tell(seen: int) -> None:
-        if seen:
+    def tell(worker: WorkerProcess, vectors: int) -> None:
+        nonlocal first
+        if vectors:
             now = memory_mb(worker.pid, "VmRSS")
-            begun.append(now)
-            quarter = min(QUARTERS - 1, seen * QUARTERS // given.texts)
+            first = first or now
+            quarter = min(QUARTERS - 1, vectors * QUARTERS // given.texts)
             most[quarter] = max(most[quarter], now)
 
-    with (
-        random_bert(given.tokenizer, layers=1, width=64) as model,
-        broker(given.bootstrap) as (bootstrap, kind),
-        topics_of(
-            bootstrap, f"bench-{time.time_ns() % 10**9}-", encoder={"model": str(model), "threads": 1}
-        ) as settings,
-        tempfile.TemporaryDirectory(prefix="clickloop-bench-") as folder,
-    ):
-        print(f"broker: {kind}; filling it with {sum(map(len, texts)) / 1e6:.0f} MB", flush=True)
-        fill(settings, texts)
-        worker = WorkerProcess(settings, "encoder", folder=Path(folder))
-        try:
-            rate = watch(worker, settings, len(texts), tell)
-        finally:
-            worker.stop()
+    with random_bert(given.tokenizer, layers=1, width=64) as model:
+        rate = answered(texts, {"model": str(model), "threads": 1}, given.bootstrap, tell)
     return {
         "texts": given.texts,
         "bytes": sum(map(len, texts)),
         "texts_per_s": round(rate, 1),
-        "first_mb": round(begun[0]),
+        "first_mb": round(first),
         "most_mb": [round(one) for one in most],
     }
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Producer
 
@@ -20,30 +21,44 @@ LOOK_S = 0.05
 PATIENCE_S = 120.0
 
 
+Tell = Callable[[WorkerProcess, int], None]
+
+
 def through_kafka(texts: Sequence[str], given: argparse.Namespace) -> float:
-    """Texts a second from the first vector in the topic to the last."""
-    with broker(given.bootstrap) as (bootstrap, kind):
-        print(f"broker: {kind} at {bootstrap}")
-        encoder = {
-            "model": given.model,
-            "revision": given.revision,
-            "device": given.device,
-            "threads": given.threads,
-            "budget_tokens": given.budget,
-            "window_tokens": 16 * given.budget,
-        }
-        with topics_of(bootstrap, f"bench-{time.time_ns() % 10**9}-", encoder=encoder) as settings:
-            fill(settings, texts)
+    """Texts a second from the first vector in the topic to the last, by an encoder as the arguments say."""
+    encoder = {
+        "model": given.model,
+        "revision": given.revision,
+        "device": given.device,
+        "threads": given.threads,
+        "budget_tokens": given.budget,
+        "window_tokens": 16 * given.budget,
+    }
+    return answered(texts, encoder, given.bootstrap)
+
+
+def answered(texts: Sequence[str], encoder: dict[str, Any], bootstrap: str | None, tell: Tell | None = None) -> float:
+    """Texts a second from the first vector in the topic to the last.
+
+    Args:
+        texts: different ones; all are in their topic before the worker starts.
+        encoder: its settings.
+        bootstrap: a Kafka; None starts one.
+        tell: called with the worker and the number of vectors that are there, every `LOOK_S`.
+    """
+    with broker(bootstrap) as (servers, kind):
+        print(f"broker: {kind} at {servers}")
+        with topics_of(servers, f"bench-{time.time_ns() % 10**9}-", encoder=encoder) as settings:
+            _fill(settings, texts)
             with tempfile.TemporaryDirectory(prefix="clickloop-bench-") as folder:
                 worker = WorkerProcess(settings, "encoder", folder=Path(folder))
                 try:
-                    return watch(worker, settings, len(texts))
+                    return _watch(worker, settings, len(texts), tell)
                 finally:
                     worker.stop()
 
 
-def fill(settings: Settings, texts: Sequence[str]) -> None:
-    """Write the requests and wait until the brokers have them."""
+def _fill(settings: Settings, texts: Sequence[str]) -> None:
     producer = Producer(settings.librdkafka() | {"partitioner": "murmur2_random", "linger.ms": 20})
     for text in texts:
         producer.produce(settings.topics.embedding_requests, value=encode_request(EmbeddingRequest(text=text)))
@@ -53,8 +68,7 @@ def fill(settings: Settings, texts: Sequence[str]) -> None:
         raise RuntimeError(f"{left} requests were not delivered")
 
 
-def watch(worker: WorkerProcess, settings: Settings, wanted: int, tell: Callable[[int], None] | None = None) -> float:
-    """Wait for so many vectors, calling `tell` with those that are there; vectors a second from the first to the last."""
+def _watch(worker: WorkerProcess, settings: Settings, wanted: int, tell: Tell | None) -> float:
     first: tuple[float, int] | None = None
     seen, changed_s = 0, time.monotonic()
     with reader(settings.librdkafka()) as consumer:
@@ -70,7 +84,7 @@ def watch(worker: WorkerProcess, settings: Settings, wanted: int, tell: Callable
                 seen, changed_s = vectors, now
                 first = first or (now, vectors)
             if tell is not None:
-                tell(seen)
+                tell(worker, seen)
             if first is not None and seen >= wanted:
                 return (seen - first[1]) / (now - first[0])
             if now - changed_s > PATIENCE_S:

@@ -9,7 +9,6 @@ encoders/compiled.py alone, as numba may be missing.
 from __future__ import annotations
 
 import math
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,14 +47,12 @@ def _part(function: Any) -> Any:
     return numba.njit(function, **_HOW)
 
 
-@cache
 def attention(*, half: bool) -> Any:
     """`attend` for bfloat16 (as uint16) if `half`, else for float32."""
     numbers, whole = _numbers(half=half), types.Array(types.int64, 1, "C", readonly=True)
     return _compiled(attend, types.void(numbers, types.intp, types.intp, whole, whole, numbers))
 
 
-@cache
 def norm(*, half: bool) -> Any:
     """`normalise`, likewise."""
     known = types.Array(types.float32, 1, "C", readonly=True)

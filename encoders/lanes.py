@@ -73,10 +73,15 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return _call(builder, f"llvm.fma.v{WIDE}f32", _FLOATS, [a, b, c])
 
 
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, place: Any, to: Any) -> Any:
+    data = builder.gep(context.make_array(kind)(context, builder, array).data, [place])
+    return builder.bitcast(data, to.as_pointer())
+
+
 def _read(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
     half = kind.dtype == types.uint16
-    data = builder.gep(context.make_array(kind)(context, builder, array).data, [place])
-    found = builder.load(builder.bitcast(data, (_HALVES if half else _FLOATS).as_pointer()), align=2 if half else 4)
+    data = _pointer(context, builder, kind, array, place, _HALVES if half else _FLOATS)
+    found = builder.load(data, align=2 if half else 4)
     return builder.bitcast(builder.shl(builder.zext(found, _WORDS), _all(16, _WORDS)), _FLOATS) if half else found
 
 
@@ -87,8 +92,7 @@ def _write(context: Any, builder: Any, kind: Any, array: Any, place: Any, value:
         odd = builder.and_(builder.lshr(bits, _all(16, _WORDS)), _all(1, _WORDS))
         rounded = builder.add(bits, builder.add(odd, _all(0x7FFF, _WORDS)))  # to the nearest, ties to even
         value = builder.trunc(builder.lshr(rounded, _all(16, _WORDS)), _HALVES)
-    data = builder.gep(context.make_array(kind)(context, builder, array).data, [place])
-    builder.store(value, builder.bitcast(data, value.type.as_pointer()), align=2 if half else 4)
+    builder.store(value, _pointer(context, builder, kind, array, place, value.type), align=2 if half else 4)
 
 
 @_operation
@@ -230,10 +234,8 @@ def turn(_: Any, array: Any, place: Any, step: Any, rows: Any, to: Any, at: Any,
 def _exchanged(builder: Any, lines: Sequence[Any], row: int, half: int) -> Any:
     """A line that keeps the blocks of `half` lanes on its side of the diagonal, and takes the others of its partner."""
     upper, lower = lines[row & ~half], lines[row | half]
-    here = row & half
-    lanes = [lane if not lane & half else WIDE + (lane ^ half) for lane in range(WIDE)]
-    if here:
-        lanes = [lane | half if not lane & half else WIDE + lane for lane in range(WIDE)]
+    side = row & half
+    lanes = [(lane & ~half | side) + (WIDE if lane & half else 0) for lane in range(WIDE)]
     return builder.shuffle_vector(upper, lower, ir.Constant(_WORDS, lanes))
 
 
@@ -243,8 +245,7 @@ def prefetch(_: Any, array: Any, place: Any) -> Any:
 
     def make(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         array, place = given
-        data = builder.gep(context.make_array(signature.args[0])(context, builder, array).data, [place])
-        byte = builder.bitcast(data, ir.IntType(8).as_pointer())
+        byte = _pointer(context, builder, signature.args[0], array, place, ir.IntType(8))
         flags = [ir.Constant(_WORD, flag) for flag in (0, 3, 1)]  # to read, to keep, data
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, *flags])
         return context.get_dummy_value()

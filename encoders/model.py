@@ -92,9 +92,10 @@ class Encoder:
         self._dense, self._dense_last = None if dense is None else dense.to(device), dense_last
         self._pooling, self._normalise = pooling, normalise
         self._packed = PackedBert(model, DTYPES[precision]) if packed else None
-        self._model = None if packed else model.to(device=device, dtype=DTYPES[precision])
+        self._run: Any = None if packed else model.to(device=device, dtype=DTYPES[precision])
+        if compiled:
+            self._run = torch.compile(self._run, dynamic=True)
         self.padded, self.compiled = not packed, compiled
-        self._run: Any = torch.compile(self._model, dynamic=True) if compiled else self._model
         self._padding = int(getattr(model.config, "pad_token_id", None) or 0)
         self._canary: Vectors | None = None
 

@@ -157,6 +157,13 @@ def test_shares_are_all_texts_once(lengths: list[int], threads: int) -> None:
     assert len(shares) <= min(threads, max(1, sum(lengths) // compiled.ALONE_TOKENS))
 
 
+def test_a_piece_is_what_the_lanes_take() -> None:
+    """The number stands twice, as lanes.py cannot be imported where numba is missing."""
+    from encoders.lanes import WIDE
+
+    assert compiled.PIECE == WIDE
+
+
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
     """As torch does it, ties to even: layer norm with weight 0 writes its bias."""
     bias = torch.cat([torch.randn(10_000), torch.tensor([1.00390625, 1.01171875, -1.00390625, 1e-30, 3e38, 0.0])])
