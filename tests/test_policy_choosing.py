@@ -18,6 +18,7 @@ from policies.model import make_model
 from policies.prior import Prior
 from policies.snapshot import Snapshot, build
 from policies.trials import Word
+from streams import publisher as publishers
 from streams import topics
 from streams.messages import Message
 from streams.policy_choosing import PolicyChoosing, choices_of
@@ -187,6 +188,7 @@ def tried(publisher: Publisher, world: Earning) -> None:
 def test_rows_of_a_held_snapshot_are_credited_to_no_choice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody drew it; the next leader knows, and after its release choices are drawn again."""
     draws_the_second(monkeypatch)
+    monkeypatch.setattr(publishers, "HELD_LOOK_S", 0.0)  # a release is seen at the next tick
     world = Earning(settings)
     with leading(settings, world) as publisher:
         run(publisher, world, range(3))
@@ -197,9 +199,10 @@ def test_rows_of_a_held_snapshot_are_credited_to_no_choice(settings: Settings, m
     with leading(settings, world) as publisher:
         world.everything_changed()
         run(publisher, world, range(5, 6))
-        rollback(settings, "front", 0)
+        released = rollback(settings, "front", 0)["version"]
         run(publisher, world, range(6, 9))
         newest = read_snapshots(settings)["front"].version
+        assert newest > released
         assert of_versions(state(publisher), np.array([held - 1, held, newest])).tolist() == [1, NONE, 1]
 
 
