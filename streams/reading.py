@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -72,7 +72,10 @@ def reader(client: Mapping[str, Any], *, wait_ms: int = 50) -> Iterator[Consumer
 
 
 def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) -> tuple[int, int]:
-    """First and next offset of a partition. Raises ReadError if the broker does not say in time."""
+    """First and next offset of a partition. Raises ReadError if the broker does not say in time.
+
+    Librdkafka remembers that a partition was unknown or had no leader, and answers by that without asking again; `list_topics` asks.
+    """
     until = time.monotonic() + timeout_s
     while True:
         try:
@@ -82,6 +85,8 @@ def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) 
             if error.args[0].code() not in _PASSING or time.monotonic() > until:
                 raise ReadError(f"{topic}-{partition} cannot be read: {error.args[0].str()}; {_HINT}") from error
             time.sleep(0.1)
+            with suppress(KafkaException):
+                consumer.list_topics(topic, timeout=timeout_s)
     return low, high
 
 

@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException
 
 from streams.checkpoint import UNPLACED, Writer
 from streams.messages import Message
+from streams.reading import ReadError, bounds
 
 ANSWER_S = 1.0
 
@@ -30,7 +31,7 @@ def settle(writer: Writer, messages: Sequence[Message], *, timeout_s: float = 2.
             end = _end("read_uncommitted", *place)
             while _end("read_committed", *place) < end and time.monotonic() < until:
                 time.sleep(0.002)
-    except KafkaException:
+    except (KafkaException, ReadError):
         return
 
 
@@ -43,8 +44,7 @@ def _places(writer: Writer, role: str, partition: int) -> list[tuple[str, str, i
 
 
 def _end(isolation: str, bootstrap: str, topic: str, partition: int) -> int:
-    place = TopicPartition(topic, partition)
-    return int(_consumer(bootstrap, isolation).get_watermark_offsets(place, timeout=ANSWER_S)[1])
+    return bounds(_consumer(bootstrap, isolation), topic, partition, timeout_s=ANSWER_S)[1]
 
 
 @lru_cache(maxsize=4)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
-from streams.reading import ReadError, bounds, of_message
+from streams.reading import ReadError, bounds, of_message, reader
 
 
 class Answers:
@@ -22,6 +24,8 @@ class Answers:
             raise KafkaException(KafkaError(answer))
         return answer
 
+    def list_topics(self, topic: str, *, timeout: float) -> None: ...
+
 
 def asked(*answers: int | tuple[int, int], timeout_s: float = 10.0) -> tuple[int, int]:
     consumer: Any = Answers(*answers)
@@ -34,6 +38,21 @@ def test_a_partition_whose_broker_does_not_know_yet_is_asked_for_again(code: int
     assert asked(code, code, (3, 7)) == (3, 7)
     with pytest.raises(ReadError, match="feedback-2 cannot be read"):
         asked(code, timeout_s=0.0)
+
+
+def test_a_topic_that_is_made_meanwhile_is_found(both_brokers: str, prefix: str) -> None:
+    """By the consumer that had been told before that there is none."""
+    admin = AdminClient({"bootstrap.servers": both_brokers})
+
+    def made(topic: str) -> str:
+        admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(10.0)
+        return topic
+
+    with reader({"bootstrap.servers": both_brokers}) as consumer:
+        assert bounds(consumer, made(f"{prefix}early"), 0, timeout_s=10.0) == (0, 0)
+        with pytest.raises(ReadError, match="Unknown partition"):
+            bounds(consumer, f"{prefix}late", 0, timeout_s=1.0)
+        assert bounds(consumer, made(f"{prefix}late"), 0, timeout_s=10.0) == (0, 0)
 
 
 def test_what_does_not_pass_by_itself_is_told_at_once() -> None:
