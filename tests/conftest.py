@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streams.messages import Message
 
 
-ENDING_S = 20.0
+ENDING_S = 2.0
 _SESSIONS: list[pytest.Session] = []
 
 

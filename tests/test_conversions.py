@@ -71,6 +71,7 @@ def test_too_large_ones_are_told() -> None:
     producer = EventProducer(Settings(bootstrap="127.0.0.1:1"))
     with pytest.raises(TooLarge, match="the event of unit 'uuu"):
         producer.conversion(Conversion(unit="u" * 2_000_000, conversion_id="c", kind="purchase", ts=1))
+    producer.close()
 
 
 def test_topics_made_anew_end_the_attributor(settings: Settings) -> None:

@@ -156,9 +156,8 @@ def test_a_full_queue_is_an_error_to_the_caller_at_once(codec: Codec) -> None:
     assert time.monotonic() - begun < 5
     assert producer.stats.taken == 10
     producer._producer.purge()
-    if codec == "json":
-        with pytest.raises(NotDelivered, match="10 events were not delivered"):
-            producer.close(timeout_s=5)
+    with pytest.raises(NotDelivered, match=r"10 events (were not delivered|are queued)"):
+        producer.close(timeout_s=5 if codec == "json" else 0)  # columns wait in the producer for partitions
 
 
 def test_events_that_no_broker_takes_fail_and_are_told() -> None:
