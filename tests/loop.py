@@ -27,6 +27,16 @@ from tests.oracle import POLICY, ArmSums
 WORKER = "from streams.cli import main; main()"
 
 
+def heeds(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; one that is still importing has none. True where /proc does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 class Loop:
     """One prefix on one broker: settings, topics, workers. A context manager that leaves no process behind."""
 
@@ -90,8 +100,11 @@ class Loop:
         worker.wait()
 
     def stop(self, name: str) -> None:
-        """SIGTERM; a worker that ends with anything but 0, or had ended before, fails the test with its last lines."""
+        """SIGTERM once it is heeded; a worker that ends with anything but 0, or had ended before, fails the test with its last lines."""
         worker = self.workers.pop(name)
+        until = time.monotonic() + 60
+        while worker.poll() is None and not heeds(worker.pid, signal.SIGTERM) and time.monotonic() < until:
+            time.sleep(0.05)
         worker.terminate()
         code = worker.wait(timeout=30)
         assert code == 0, f"{name} ended with {code}\n{self._tail(name)}"
