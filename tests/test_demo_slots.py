@@ -208,10 +208,10 @@ def test_too_few_arms_are_refused_on_the_command_line() -> None:
 def spread(report: dict[str, Any]) -> bool:
     """What the demo is to show of its last period: paced spending is spread, unpaced spring is gone early, and late traffic pays for it.
 
-    Summer is not asked to be gone: while unpaced spring lasts it gets few slots.
+    Summer is not asked for: it pays by the click, which a busy machine tells late, and while unpaced spring lasts it gets few slots.
     """
     paced, unpaced = (report["policies"][name]["periods"][-1] for name in ("paced", "unpaced"))
-    even = all(one["first_half"] < 0.75 for one in paced["budgets"].values())
+    even = paced["budgets"]["spring"]["first_half"] < 0.75
     lasts, gone = (one["budgets"]["spring"]["ran_out"] or 1.0 for one in (paced, unpaced))
     return even and gone < 0.8 and lasts > gone + 0.1 and bool(paced["late_value"] > 1.1 * unpaced["late_value"])
 
@@ -227,7 +227,7 @@ def test_pacing_spreads_what_is_gone_early_without_it(local_broker: str, tmp_pat
     assert report["events"] == report["impressions"] + report["clicks"]
     assert report["joined"] == report["clicks"]
     assert report["dead"] == report["late"] == report["unmatched"] == report["not_delivered"] == 0
-    assert spread(report), report
+    assert spread(report), json.dumps({name: one["periods"][-1] for name, one in report["policies"].items()})
     swapped = replace_policies(report, {"paced": "unpaced", "unpaced": "paced"})
     assert not spread(swapped)
     for one in report["policies"].values():
