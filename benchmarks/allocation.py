@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.allocation_world import ARMS, KAPPA, World, optimum, world
 from benchmarks.decide import learned, rows_of

@@ -34,8 +34,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 from streams.encoder_worker import SPINS
 

@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import Any
+
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.encoder import make_texts
 from benchmarks.encoder_device import random_bert

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 import numpy as np
 

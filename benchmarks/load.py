@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 import numpy as np
 from confluent_kafka import Message, Producer

@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 import numpy as np
 import torch

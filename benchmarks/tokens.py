@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+if not __package__:  # run as a file: the repository is not on the path, and http.py would hide Python's own
+    sys.path[0] = str(Path(__file__).parents[1])
 
 from policies.batch import FloatArray
 from streams.events import Impression, Outcome, encode

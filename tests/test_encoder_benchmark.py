@@ -8,6 +8,8 @@ from tests.encoders import tiny
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,15 @@ def test_operations_are_those_that_torch_counts(length: int) -> None:
     with FlopCounterMode(display=False) as counted, torch.inference_mode():
         written_out(ids)
     assert counted.get_total_flops() == 4 * length * encoder_device.flops_of_token(length, 2, 128)
+
+
+@pytest.mark.parametrize("name", ["encoder", "encoder_device", "encoder_flood"])
+def test_benchmarks_run_as_files_too(name: str) -> None:
+    """Where modules beside them, as benchmarks/http.py, would hide Python's own."""
+    file = Path(benchmark.__file__).with_name(f"{name}.py")
+    done = subprocess.run([sys.executable, str(file), "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
 
 
 @real
