@@ -48,6 +48,20 @@ def committed(loop: Loop) -> int:
     return sum(offset for side in offsets.values() for offset in side.values())
 
 
+def under_load(loop: Loop, events: list[Impression | Outcome], seconds: float) -> Load:
+    """A load that has just begun, on a worker that has already committed what the first events brought."""
+    first = 600
+    loop.send(events[:first])
+    wait_beyond(loop, 0, 60)
+    loop.flush()
+    delivered = loop.delivered
+    load = Load(loop, events[first:], seconds)
+    while loop.delivered == delivered:
+        assert load.is_alive(), "the load ended and nothing of it was delivered"
+        time.sleep(0.05)
+    return load
+
+
 @pytest.mark.parametrize("seed", [3])
 def test_learners_join_and_leave(shared_apache_kafka: str, prefix: str, tmp_path: Path, seed: int) -> None:
     """Workers come, go in order, and are killed, while events arrive."""
@@ -101,8 +115,7 @@ def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: s
         ]
     with Loop(apache_kafka.bootstrap, prefix, tmp_path, config(model), partitions=4) as loop:
         loop.start("one")
-        load = Load(loop, events, seconds=14)
-        wait_beyond(loop, 0, 60)
+        load = under_load(loop, events, seconds=14)
         apache_kafka.kill()
         delivered = loop.delivered
         time.sleep(1)
@@ -119,8 +132,7 @@ def test_the_broker_is_paused(apache_kafka: ApacheKafka, prefix: str, tmp_path: 
     events = traffic(6, 18_000, start_ms=hour_ago_ms()).events
     with Loop(apache_kafka.bootstrap, prefix, tmp_path, CONFIG, partitions=4) as loop:
         loop.start("one")
-        load = Load(loop, events, seconds=16)
-        wait_beyond(loop, 0, 60)
+        load = under_load(loop, events, seconds=16)
         apache_kafka.pause()
         delivered = loop.delivered
         time.sleep(10)
