@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from streams.reading import HINT, ReadError
 from streams.table import read_key
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Checkpoints:
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
                 "fetch.wait.max.ms": 100,
                 "log_level": 2,
             }
@@ -51,7 +54,19 @@ class Checkpoints:
         if not found:
             self._consumer.close()
             raise NoCheckpoints(f"there is no topic {topic!r}; run clickloop topics create")
+        self._topic, self._unread = topic, set(found)  # partitions whose end has not been seen
         self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in found])
+
+    def read_all(self, timeout_s: float = 30.0) -> dict[int, dict[str, Any]]:
+        """`poll` until the end of every partition has been seen. Raises ReadError if that takes longer."""
+        until = time.monotonic() + timeout_s
+        newest = self.poll()
+        while self._unread:
+            if time.monotonic() > until:
+                where = ", ".join(map(str, sorted(self._unread)))
+                raise ReadError(f"{self._topic} was not read to its end in {timeout_s:g} s, partitions {where}; {HINT}")
+            newest = self.poll(0.1)
+        return newest
 
     def poll(self, wait_s: float = 0.0) -> dict[int, dict[str, Any]]:
         """Read what has arrived, waiting at most `wait_s` for the first; return the newest checkpoint by partition."""
@@ -59,8 +74,11 @@ class Checkpoints:
         while messages := self._consumer.consume(_BATCH, timeout=timeout):
             timeout = 0.0
             for message in messages:
-                if message.error() is None:
+                error = message.error()
+                if error is None:
                     self._take(message.key(), message.value())
+                elif error.name() == "_PARTITION_EOF":
+                    self._unread.discard(message.partition())
         return dict(self._newest)
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 BATCH = 5_000
 QUIET = 2
 """Librdkafka tells of every attempt to connect at level 3, ten a second; what matters comes as an error."""
-_HINT = "check that the brokers run and that this client may read the topic"
+HINT = "check that the brokers run and that this client may read the topic"
 _PASSING = {
     KafkaError._UNKNOWN_PARTITION,
     KafkaError._UNKNOWN_TOPIC,
@@ -83,7 +83,7 @@ def bounds(consumer: Consumer, topic: str, partition: int, *, timeout_s: float) 
             break
         except KafkaException as error:
             if error.args[0].code() not in _PASSING or time.monotonic() > until:
-                raise ReadError(f"{topic}-{partition} cannot be read: {error.args[0].str()}; {_HINT}") from error
+                raise ReadError(f"{topic}-{partition} cannot be read: {error.args[0].str()}; {HINT}") from error
             time.sleep(0.1)
             with suppress(KafkaException):
                 consumer.list_topics(topic, timeout=timeout_s)
@@ -111,7 +111,7 @@ def read(
         if records:
             heard = time.monotonic()
         elif time.monotonic() - heard > timeout_s:
-            raise ReadError(f"{topic}-{partition}: nothing came for {timeout_s} s, from offset {start}; {_HINT}")
+            raise ReadError(f"{topic}-{partition}: nothing came for {timeout_s} s, from offset {start}; {HINT}")
 
 
 def _batch(consumer: Consumer, end: int | None) -> tuple[list[SimpleRecord], bool]:
@@ -155,7 +155,7 @@ def partition_count(client: Mapping[str, Any], topic: str, *, timeout_s: float =
     try:
         found = AdminClient(dict(client) | {"log_level": QUIET}).list_topics(topic, timeout=timeout_s).topics[topic]
     except KafkaException as error:
-        raise ReadError(f"{topic} cannot be read: {error.args[0].str()}; {_HINT}") from error
+        raise ReadError(f"{topic} cannot be read: {error.args[0].str()}; {HINT}") from error
     if found.error is not None:
         raise ReadError(f"{topic}: {found.error.str()}; run clickloop topics create")
     return len(found.partitions)

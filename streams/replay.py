@@ -135,7 +135,7 @@ def _through(
     rules = settings.policies[policy]
     begun = time.monotonic()
     with Checkpoints(settings) as checkpoints:
-        before = _settled(checkpoints)
+        before = checkpoints.read_all()
         _refuse_old(before, found, rules)
         sent = _send(settings, log, found, rules, speed=speed, quiet=quiet)
         after = wait_covered(checkpoints, sent, wait_s=wait_s)
@@ -147,14 +147,6 @@ def _through(
         seconds=time.monotonic() - begun,
         learned=learned(settings, policy, mean_context=found.mean_context),
     )
-
-
-def _settled(checkpoints: Checkpoints) -> dict[int, dict[str, Any]]:
-    """The checkpoints there are now: read until nothing more comes."""
-    known = checkpoints.poll(2.0)
-    while (newer := checkpoints.poll(0.3)) != known:
-        known = newer
-    return known
 
 
 def _refuse_old(before: Mapping[int, Mapping[str, Any]], found: Survey, rules: PolicySettings) -> None:

@@ -12,12 +12,14 @@ import time
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
+from confluent_kafka import Producer
 
 from policies.sums import Effective
 from streams import topics
-from streams.checkpoints import behind
+from streams.checkpoints import Checkpoints, behind
 from streams.delivery import NotDelivered
 from streams.events import Impression, Outcome
 from streams.local_loop import LocalLoop
@@ -25,6 +27,7 @@ from streams.logged import BadRow, LoggedError, open_logged
 from streams.logged_rows import Event, RowReader
 from streams.logged_values import milliseconds, truth
 from streams.mapping import fit_columns
+from streams.reading import ReadError
 from streams.replay import ReplayError, run_replay
 from streams.replay_order import Chunk, chunks
 from streams.replay_report import _arms
@@ -32,6 +35,7 @@ from streams.replay_send import Sender
 from streams.settings import PolicySettings, Settings, SettingsError
 from streams.sums import read_sums
 from streams.survey import Log, Survey, make_log, read_context, survey
+from streams.table import sums_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -354,6 +358,25 @@ def test_covered_means_every_partition_of_both_sides() -> None:
         ("impressions", 0): 2,
         ("impressions", 1): 4,
     }
+
+
+def test_what_was_replayed_before_is_known_or_missed(both_brokers: str, prefix: str) -> None:
+    """Checkpoints are read to the end of every partition; silence is an error, and is not taken for an empty topic."""
+    settings = Settings(bootstrap=both_brokers, prefix=prefix, partitions=2)
+    topics.create(settings)
+    with Checkpoints(settings) as checkpoints:
+        assert checkpoints.read_all() == {}
+    producer = Producer(settings.librdkafka())
+    for watermark in (1, 7):
+        value = msgspec.msgpack.encode({"watermark": watermark})
+        producer.produce(settings.topics.posteriors, value, sums_key(None, 1, None), partition=1)
+    assert producer.flush(60) == 0
+    with Checkpoints(settings) as checkpoints:
+        assert checkpoints.read_all() == {1: {"watermark": 7}}
+    with Checkpoints(settings) as checkpoints:
+        checkpoints._consumer.unassign()
+        with pytest.raises(ReadError, match=r"posteriors was not read to its end in 0.2 s, partitions 0, 1; check"):
+            checkpoints.read_all(0.2)
 
 
 def plain_fold(text: str, header: dict[str, str]) -> dict[str, tuple[float, float, Any, Any]]:
