@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.live import Live
 
 from streams.checkpoints import Checkpoints, total
 from streams.client import PolicyClient
+from streams.delivery import NotDelivered
 from streams.demo_slots_view import Status, table
 from streams.pages import PageServer
 from streams.posteriors import Posteriors
@@ -29,7 +30,7 @@ PACED, UNPACED = "paced", "unpaced"
 PERIODS = 2
 TICK_S = 0.005
 LOOK_S = 0.5
-DRAIN_S = 12.0
+DRAIN_S = 30.0
 MOST_AT_ONCE = 20
 
 
@@ -115,12 +116,16 @@ class SlotsRun:
                 time.sleep(TICK_S)
 
     def _drain(self, client: PolicyClient, checkpoints: Checkpoints) -> None:
-        """Send the clicks that are still to come, and wait until every one is joined."""
+        """Send the clicks that are still to come, and wait until all is delivered, joined, and in the ledgers that are shown."""
         self.server.send_due(client, ahead_s=self.market.world.window_s)
-        begun = time.monotonic()
-        while time.monotonic() - begun < DRAIN_S:
-            joined = total(checkpoints.poll(), "counts").get("joined", 0)
-            if joined >= self.server.clicks_sent:
+        until = time.monotonic() + DRAIN_S
+        with suppress(NotDelivered):  # counted
+            client.flush(DRAIN_S)
+        while time.monotonic() < until:
+            seen = checkpoints.poll()
+            joined = total(seen, "counts").get("joined", 0) >= self.server.clicks_sent
+            shown = total(seen, "impressions").get("accepted", 0) >= self.server.impressions_sent
+            if joined and shown and self.ledgers.offsets() == {number: one["offsets"] for number, one in seen.items()}:
                 return
             self.loop.check()
             time.sleep(0.05)

@@ -99,6 +99,11 @@ class Posteriors:
             now_ms = self._place.now_ms
         return merged(parts, self._tariffs[policy].periods if policy in self._tariffs else {}), now_ms
 
+    def offsets(self) -> dict[int, dict[str, int]]:
+        """By partition, the next offsets of what is merged here."""
+        with self._lock:
+            return {number: dict(next_) for number, next_ in self._place.offsets.items()}
+
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""
         if key is None:
