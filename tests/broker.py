@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -49,14 +50,18 @@ def why_no_local_broker() -> str | None:
 
 
 def free_port_pair() -> int:
-    """Return a port that was free a moment ago, and so was the next one."""
+    """Return a port that was free a moment ago, and so was the next one: none of those that connections leave from."""
+    try:
+        below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        below = 32_768
     for _ in range(100):
+        port = secrets.randbelow(below - 10_001) + 10_000
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
     raise RuntimeError("no two neighbouring free ports in 100 attempts; close something")
@@ -65,7 +70,7 @@ def free_port_pair() -> int:
 class ApacheKafka:
     """One Apache Kafka broker in its own folder, which a test may stop, kill, pause and start again.
 
-    `folder` outlives stop and kill, so that `start` comes back with the same log on the same port.
+    `folder` outlives stop and kill, so that `start` comes back with the same log on the same port. `took_s`: how long the last start took.
     """
 
     def __init__(self, *properties: str) -> None:
@@ -77,10 +82,13 @@ class ApacheKafka:
         self.folder = Path(tempfile.mkdtemp(prefix="clickloop-kafka-"))
         self.port = free_port_pair()
         self.bootstrap = f"127.0.0.1:{self.port}"
+        self.took_s = 0.0
 
     def start(self, *properties: str) -> str:
         """Start the broker (again), wait until it serves, return its bootstrap address."""
+        began = time.monotonic()
         printed = self._run("start", str(self.folder), "--port", str(self.port), *self._properties, *properties)
+        self.took_s = time.monotonic() - began
         if printed != self.bootstrap:
             raise RuntimeError(f"Kafka serves on {printed!r} instead of {self.bootstrap}")
         return printed

@@ -9,6 +9,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from streams.checkpoint import Writer
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
     from streams.messages import Message
 
+
+# The same examples each time, and none fails because somebody else had the processor.
+hypothesis.settings.register_profile(
+    "clickloop", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("clickloop")
 
 ENDING_S = 2.0
 _SESSIONS: list[pytest.Session] = []
@@ -79,7 +86,7 @@ def shared_apache_kafka() -> Iterator[str]:
     reason = why_no_apache_kafka()
     if reason is not None:
         pytest.skip(f"no Apache Kafka: {reason}")
-    kafka = ApacheKafka()
+    kafka = ApacheKafka("broker.session.timeout.ms=20000")  # a busy machine is not taken for its death
     try:
         yield kafka.start()
     finally:

@@ -52,7 +52,8 @@ class Loop:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.starts: collections.Counter[str] = collections.Counter()
         self.delivered = 0  # events that the broker has acknowledged
-        create(self.settings)
+        wrong = [str(one) for one in create(self.settings).problems if one.error]
+        assert not wrong, wrong
         self.producer = Producer(
             self.settings.librdkafka() | {"partitioner": "murmur2_random", "linger.ms": 2, "enable.idempotence": True}
         )
@@ -106,7 +107,7 @@ class Loop:
         while worker.poll() is None and not heeds(worker.pid, signal.SIGTERM) and time.monotonic() < until:
             time.sleep(0.05)
         worker.terminate()
-        code = worker.wait(timeout=30)
+        code = worker.wait(timeout=90)
         assert code == 0, f"{name} ended with {code}\n{self._tail(name)}"
 
     def signal(self, name: str, number: int) -> None:
@@ -221,11 +222,16 @@ def assert_exact(loop: Loop, truth: dict[str, ArmSums], counted: set[tuple[str, 
         assert got["square"] == arm.square, name
         assert np.array_equal(np.array(got.get("b", [])), arm.b), name
         assert np.array_equal(np.array(got.get("A", [])), arm.A), name
-    rows = [
-        row
-        for record in loop.feedback("joined")
-        for row in zip(record["decision_id"], record["slot"], record["outcome_id"], strict=True)
-    ]
+    until = time.monotonic() + 30
+    while True:
+        rows = [
+            row
+            for record in loop.feedback("joined")
+            for row in zip(record["decision_id"], record["slot"], record["outcome_id"], strict=True)
+        ]
+        if len(rows) >= len(counted) or time.monotonic() > until:
+            break
+        time.sleep(0.3)  # a transaction's end shows in one topic before it does in another
     assert len(rows) == len(set(rows)), "a joined row is in the feedback topic more than once"
     assert set(rows) == counted
     assert found["counts"]["joined"] == len(counted)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from streams.attributor_recovery import newest
 from streams.conversions import Conversion, encode_conversion
@@ -133,7 +134,7 @@ def wait_given(loop: Loop, conversions: int, strangers: int, timeout_s: float = 
     return found
 
 
-def wait_joined(loop: Loop, rows: int, timeout_s: float = 30.0) -> None:
+def wait_joined(loop: Loop, rows: int, timeout_s: float = 90.0) -> None:
     """Wait until the learner has counted so many: a transaction's end shows in one topic before it does in another."""
     until = time.monotonic() + timeout_s
     while len(joined(loop)) < rows and time.monotonic() < until:
@@ -247,19 +248,27 @@ DEATHS_IN_A_TRANSACTION = ("checkpoint.produced:4", "checkpoint.flushed:4", "che
 """The local broker still tells of an aborted transaction when a reader is past its end, and readers then skip the next one's records."""
 
 
-def feed_until_dead(loop: Loop, name: str, left: list[Event], timeout_s: float = 60.0) -> None:
-    """Send what is left, a little at a time, as soon as the worker attributes; until it has died of what it was told to."""
+def feed_until_dead(loop: Loop, name: str, left: list[Event], timeout_s: float = 120.0) -> None:
+    """Send what is left until the worker has died of what it was told to.
+
+    A little each time that it has read the last, or that a second has passed, as soon as it attributes.
+    """
     until, log = time.monotonic() + timeout_s, loop.log_of(name)
     before = log.read_text().count("attributing") if log.exists() else 0
+    seen, fed = -1, 0.0
     while loop.runs(name):
         assert time.monotonic() < until, loop._tail(name)
         if log.read_text().count("attributing") > before:
-            send(loop, left[:15])
-            del left[:15]
+            read = counts(loop)["read"]
+            if read != seen or time.monotonic() - fed > 1.0:
+                seen, fed = read, time.monotonic()
+                send(loop, left[:15])
+                del left[:15]
         time.sleep(0.1)
     loop.wait_dead(name)
 
 
+@pytest.mark.timeout(900)
 def test_deaths_at_every_step(bootstrap: str, prefix: str, tmp_path: Path) -> None:
     """An attributor that is killed at every step of a checkpoint and of a recovery gives every conversion out once."""
     story = a_story(2, 2_000)

@@ -56,7 +56,7 @@ class Learner:
             transactional_id=settings.prefix + "learner-0",
             partition=0,
             topics=roles,
-            timeout_s=10.0,
+            timeout_s=60.0,
             passing=failpoints(None),
         )
         self.writer.initialise()

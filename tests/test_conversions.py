@@ -118,7 +118,7 @@ def test_a_session_tells_what_it_counts(settings: Settings) -> None:
         late = Conversion(unit=f"u{i}", conversion_id=f"late-{i}", kind="purchase", ts=20_000)
         producer.produce(settings.topics.conversions, encode_conversion(late), f"u{i}".encode())
     assert producer.flush(10) == 0
-    metrics, until = Metrics(CollectorRegistry()), time.monotonic() + 30
+    metrics, until = Metrics(CollectorRegistry()), time.monotonic() + 90
 
     class Stop:
         def is_set(self) -> bool:

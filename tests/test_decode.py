@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import decode
@@ -686,7 +686,7 @@ def poisoned(draw: st.DrawFn, side: str) -> SimpleRecord:
 
 
 @pytest.mark.parametrize("side", ["impressions", "clicks"])
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(data=st.data())
 def test_no_record_stops_the_learner(side: str, data: st.DataObject) -> None:
     """Random bytes and damaged records: never an exception, each is rows or dead, and none changes what others are."""

@@ -205,7 +205,7 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     assert running(pid)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while running(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert not running(pid)
@@ -215,7 +215,7 @@ def running(pid: int) -> bool:
     """Whether a process exists that is not only waiting to be collected."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -242,7 +242,7 @@ def test_the_whole_demo_learns(local_broker: str, tmp_path: Path) -> None:
     """
     plot = tmp_path / "demo.png"
     report = demonstrated(local_broker, plot, seconds=10, rate=600)
-    if report["share"] <= 0.2:
+    if report["share"] <= 0.2 or report["events"] <= 2000 or report["snapshots"] <= 5:
         report = demonstrated(local_broker, plot, seconds=29, rate=200)
     assert report["events"] > 2000
     assert report["dead"] == report["late"] == report["unmatched"] == report["not_delivered"] == 0

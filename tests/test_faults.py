@@ -18,7 +18,11 @@ from tests.oracle import CONFIG, config, fold, traffic
 from tests.test_exactly_once import Load, hour_ago_ms
 
 SESSION_S = 3.0
-GOES_ON_WITHIN_S = 15.0
+
+
+def goes_on_within_s(kafka: ApacheKafka) -> float:
+    """How soon the loop is back: 15 s where the broker starts in four, in proportion on a machine that is busy."""
+    return max(15.0, 4.0 * kafka.took_s)
 
 
 def compare(loop: Loop, events: list[Impression | Outcome], model: str = "linear") -> None:
@@ -120,7 +124,7 @@ def test_the_broker_is_killed_and_restarted(apache_kafka: ApacheKafka, prefix: s
         delivered = loop.delivered
         time.sleep(1)
         apache_kafka.start()
-        wait_beyond(loop, delivered, GOES_ON_WITHIN_S)
+        wait_beyond(loop, delivered, goes_on_within_s(apache_kafka))
         load.join(timeout=90)
         loop.wait_covered()
         compare(loop, events, model)
@@ -137,7 +141,7 @@ def test_the_broker_is_paused(apache_kafka: ApacheKafka, prefix: str, tmp_path: 
         delivered = loop.delivered
         time.sleep(10)
         apache_kafka.resume()
-        wait_beyond(loop, delivered, GOES_ON_WITHIN_S)
+        wait_beyond(loop, delivered, goes_on_within_s(apache_kafka))
         load.join(timeout=90)
         loop.wait_covered()
         compare(loop, events)

@@ -20,9 +20,10 @@ class Empty:
     def __init__(self, polls: int) -> None:
         self._left = polls
         self.may_wait: list[int] = []
-        self.done = threading.Event()
+        self.go, self.done = threading.Event(), threading.Event()
 
     def poll(self, *, timeout_ms: int) -> dict[Any, Any]:
+        assert self.go.wait(60)  # until the test sees the pauses
         self.may_wait.append(timeout_ms)
         self._left -= 1
         if self._left <= 0:
@@ -31,6 +32,9 @@ class Empty:
 
     def partitions_for_topic(self, _: str) -> set[int]:
         return {0}
+
+    def end_offsets(self, *_: Any, **__: Any) -> dict[Any, int]:
+        return {}
 
     def assign(self, _: Any) -> None: ...
     def seek_to_beginning(self, *_: Any) -> None: ...
@@ -50,7 +54,8 @@ def test_a_broker_that_answers_at_once_is_not_asked_again_at_once(monkeypatch: p
         return wait(timeout)
 
     monkeypatch.setattr(stop, "wait", paused)
-    assert consumer.done.wait(10)
+    consumer.go.set()
+    assert consumer.done.wait(60)
     follower.close()
     assert set(consumer.may_wait) == {0}
     assert set(pauses) == {following.PACE_S}
@@ -63,4 +68,6 @@ def test_a_broker_that_is_not_there_costs_no_thread_with_each_try() -> None:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(KafkaError):
             following._consumer(Settings(bootstrap=f"127.0.0.1:{taken.getsockname()[1]}"))
-    assert not set(threading.enumerate()) - before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive(), thread.name

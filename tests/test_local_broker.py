@@ -26,11 +26,11 @@ def _installed() -> None:
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def ended(pid: int, *, within_s: float = 10.0) -> bool:
+def ended(pid: int, *, within_s: float = 60.0) -> bool:
     until = time.monotonic() + within_s
     while running(pid) and time.monotonic() < until:
         time.sleep(0.02)
@@ -63,15 +63,15 @@ def test_ends_when_its_parent_is_killed() -> None:
 
 
 def test_a_taken_port_is_told_soon() -> None:
-    """A port that somebody has is an error with the broker's own words."""
+    """A port that somebody has is an error with the broker's own words, long before its time is over."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         began = time.monotonic()
         with pytest.raises(LocalBrokerError, match="already in use") as caught:
-            LocalBroker(port=port)
-    assert time.monotonic() - began < 5
+            LocalBroker(port=port, timeout_s=120)
+    assert time.monotonic() - began < 60
     assert str(port) in str(caught.value)
     assert not caught.value.retriable
 

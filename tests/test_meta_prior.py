@@ -105,7 +105,7 @@ def exploring(publisher: Publisher) -> PolicyExploring:
 
 
 def tick(publisher: Publisher, *, error: str = "") -> None:
-    end = time.monotonic() + 20.0
+    end = time.monotonic() + 90.0
     asyncio.run(publisher.tick())
     while publisher.ready()[1].endswith("been read yet") and time.monotonic() < end:
         time.sleep(0.02)

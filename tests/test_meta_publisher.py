@@ -51,7 +51,7 @@ class World:
             transactional_id=settings.prefix + "learner-0",
             partition=0,
             topics={"feedback": settings.topics.feedback},
-            timeout_s=10.0,
+            timeout_s=60.0,
             passing=failpoints(None),
         )
         self.writer.initialise()
@@ -124,7 +124,7 @@ def leading(settings: Settings, world: World) -> Iterator[Publisher]:
 
 def catch_up(publisher: Publisher, world: World) -> None:
     """Tick once, then until every matured row that was written is judged."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90
     while True:
         asyncio.run(publisher.tick())
         meta = publisher._policies["front"].meta

@@ -160,7 +160,7 @@ def bound(loop: Loop) -> float:
     st.booleans(),
     st.integers(0, 99),
 )
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_overspending_is_within_the_bound(amount: int, cut_ms: int, behind_ms: int, margin: bool, seed: int) -> None:
     """In every period, also those that begin while it runs, and however far the watermark lags.
 

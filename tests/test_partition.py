@@ -28,7 +28,7 @@ def test_hashes_are_those_of_the_java_client(key: bytes, signed: int) -> None:
     assert murmur2([key]).astype(np.int32).tolist() == [signed]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(keys=st.lists(st.binary(max_size=40), max_size=30))
 def test_hashes_are_those_of_kafka_python(keys: list[bytes]) -> None:
     """Of all lengths at once: 0 to 3 octets after the last whole word, octets above 127, zeros at the end."""

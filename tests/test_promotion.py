@@ -76,7 +76,7 @@ class World:
             transactional_id=settings.prefix + "feedback-0",
             partition=0,
             topics={"feedback": settings.topics.feedback},
-            timeout_s=10.0,
+            timeout_s=60.0,
             passing=failpoints(None),
         )
         self.writer.initialise()

@@ -26,7 +26,7 @@ from streams.failpoints import failpoints
 from streams.following import names
 from streams.messages import Message
 from streams.metrics import Metrics
-from streams.published import read_snapshots
+from streams.published import is_held, read_snapshots
 from streams.publisher import Publisher
 from streams.reading import SimpleRecord, bounds, read, reader
 from streams.rules import model
@@ -102,7 +102,7 @@ def writer_of(settings: Settings, name: str, partition: int) -> Writer:
         transactional_id=settings.prefix + name,
         partition=partition,
         topics=roles,
-        timeout_s=10.0,
+        timeout_s=60.0,
         passing=failpoints(None),
     )
     writer.initialise()
@@ -125,7 +125,7 @@ def tick(publisher: Publisher, times: int = 1) -> None:
         asyncio.run(publisher.tick())
 
 
-def until(publisher: Publisher, reached: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(publisher: Publisher, reached: Callable[[], Any], timeout_s: float = 90.0) -> Any:
     """Tick until something is so. Returns what it is."""
     end = time.monotonic() + timeout_s
     while not (found := reached()):
@@ -411,6 +411,13 @@ def test_a_rollback_holds_until_it_is_released(settings: Settings, monkeypatch: 
         held = read_snapshots(settings)["front"]
         assert np.array_equal(law(held, X), law(first, X))
         learners.commit(1, only(1, 7))
+
+        def holds() -> bool:
+            """Whether the leader that was fenced leads again, and knows of the rollback."""
+            one = publisher._policies["front"].snapshot
+            return one is not None and is_held(one) and publisher.ready() == (True, "leading")
+
+        until(publisher, holds)
         end = time.monotonic() + 1.5
         while time.monotonic() < end:
             tick(publisher)

@@ -35,7 +35,7 @@ def written(settings: Settings, partition: int, records: list[bytes]) -> None:
         transactional_id=f"{settings.prefix}feedback-{partition}",
         partition=partition,
         topics={"feedback": settings.topics.feedback},
-        timeout_s=10.0,
+        timeout_s=60.0,
         passing=failpoints(None),
     )
     writer.initialise()

@@ -60,7 +60,7 @@ def publish(settings: Settings, found: dict[int, dict[str, list[float]]]) -> Non
         transactional_id=settings.publisher_group,
         partition=0,
         topics={"policies": settings.topics.policies, "history": settings.topics.history},
-        timeout_s=10.0,
+        timeout_s=60.0,
         passing=failpoints(None),
     )
     writer.initialise()
@@ -192,11 +192,11 @@ def test_a_publisher_writes_the_reference_with_its_snapshot(bootstrap: str, pref
         loop.start("p", "publisher")
         loop.send(events(1, 200))
         loop.flush()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         found: dict[int, Reference] = {}
         learned = 0.0
         while not found or learned < 200:
-            assert time.monotonic() < until
+            assert time.monotonic() < until, (found, learned)
             time.sleep(0.3)
             snapshots, others = read_published(loop.settings)
             if "front" in snapshots:

@@ -49,7 +49,7 @@ def test_whatever_comes_the_answer_is_as_described(serving: Serving, path: str, 
     ]
 
     @given(case=operation.as_strategy(generation_mode=asked))
-    @settings(max_examples=60, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     def every(case: Any) -> None:
         response = case.call(base_url=url)
         case.validate_response(response, checks=checks)

@@ -48,7 +48,11 @@ class Served:
         self.port = free_port()
         self.log = loop.folder / f"serve-{self.port}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CLICKLOOP_")}
-        environment["CLICKLOOP_SERVE_CODEC"] = codec
+        environment |= {
+            "CLICKLOOP_SERVE_CODEC": codec,
+            "CLICKLOOP_SERVE_DEADLINE_MS": "10000",  # a loaded machine is not what is tested
+            "CLICKLOOP_SERVE_DRAIN_S": "60",
+        }
         command = [
             sys.executable,
             "-c",
@@ -64,14 +68,14 @@ class Served:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             sent = None if body is None else json.dumps(body).encode()
             connection.request(method, path, sent, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
-    def wait(self, path: str, timeout_s: float = 40.0) -> None:
+    def wait(self, path: str, timeout_s: float = 120.0) -> None:
         until = time.monotonic() + timeout_s
         while True:
             with contextlib.suppress(OSError):
@@ -83,7 +87,7 @@ class Served:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(90)
 
     def __enter__(self) -> Served:
         return self
@@ -124,7 +128,7 @@ def test_clicks_over_http_make_better_decisions_over_http(loop: Loop) -> None:
         served.wait("/readyz")
         shares: list[float] = []
         asks = [{"policy": "front", "slot": "top", "context": [1.0, 0.5]}] * 100
-        until = time.monotonic() + 25
+        until = time.monotonic() + 90
         while time.monotonic() < until and not (shares and shares[-1] > 0.8):
             status, answers = served.call("POST", "/v1/decisions", asks)
             assert status == 200
@@ -162,12 +166,14 @@ def test_an_end_in_the_midst_of_requests_loses_none_that_was_answered(loop: Loop
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
+        until = time.monotonic() + 60
+        while len(answered) <= 50 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert len(answered) > 50
         assert served.stop() == 0, served.log.read_text()[-3000:]
         for thread in threads:
             thread.join()
     found = produced(loop, loop.settings.topics.impressions)
-    assert len(answered) > 50
     assert set(answered) <= {row["decision_id"] for row in found}
     assert {row["snapshot"] for row in found} == {None}
     assert set(found[0]) <= set(Impression.__struct_fields__)
@@ -178,7 +184,7 @@ def test_a_process_that_dies_is_replaced(loop: Loop) -> None:
     """After a SIGKILL of one of two, the other answers, and soon there are two again."""
     with Served(loop, "--workers", "2") as served:
         served.wait("/livez")
-        until = time.monotonic() + 20
+        until = time.monotonic() + 90
         while len(pids := children(served.process.pid)) != 2:
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -231,7 +237,7 @@ def test_a_budget_is_spent_by_pages_over_http_and_then_closes(bootstrap: str, pr
         with Served(loop) as served:
             served.wait("/readyz")
             impressions = clicks = 0
-            gone, until = 0, time.monotonic() + 60
+            gone, until = 0, time.monotonic() + 120
             while gone < 10 and time.monotonic() < until:
                 status, answers = served.call("POST", "/v1/decisions", asks)
                 assert status == 200

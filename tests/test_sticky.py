@@ -158,7 +158,7 @@ class Visitors:
                 transactional_id=f"{settings.prefix}feedback-{number}",
                 partition=number,
                 topics={"feedback": settings.topics.feedback},
-                timeout_s=10.0,
+                timeout_s=60.0,
                 passing=failpoints(None),
             )
             writer.initialise()
@@ -220,6 +220,7 @@ def over_a_death(bootstrap: str, prefix: str) -> tuple[Trials, Fold, Any]:
         known = publisher._policies["front"]
         known.meta_at = known.trials._written_at = -1e18
         tick(publisher)  # written within the second period, the first one settled
+        known.meta_at = known.trials._written_at = 1e18  # and nothing by the clock
         assert begun.trying is not None
         middle = state_of(publisher).trying
         assert middle is not None

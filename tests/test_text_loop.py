@@ -106,7 +106,7 @@ def front(name: str, **changes: Any) -> dict[str, Any]:
     return {"model": "hybrid", "features": features, "ads": ADS, "arms": [*ADS], "arm_texts": 2} | changes
 
 
-def until(ready: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def until(ready: Callable[[], Any], timeout_s: float = 90.0) -> Any:
     """What is there once something is."""
     end = time.monotonic() + timeout_s
     while not (found := ready()):
@@ -419,5 +419,5 @@ def test_an_explanation_waits_for_vectors(bootstrap: str, prefix: str) -> None:
         def made() -> Any:
             return texts.compiled("front", features.features, {"hour": 0.0, "query": "red shoes"})
 
-        assert texts.wait(lambda: not made().missing, 20.0)
+        assert texts.wait(lambda: not made().missing, 90.0)
         assert isinstance(made().context, ArmContexts)

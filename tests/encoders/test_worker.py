@@ -7,6 +7,7 @@ from tests.encoders import tiny
 # isort: split
 
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -258,19 +259,19 @@ def test_texts_that_come_while_the_device_works_share_a_batch(
 
     def slow(prepared: Prepared) -> Any:
         began.set()
-        assert go.wait(30)
+        assert go.wait(60)
         return forward(prepared)
 
     pipeline = started(encoder, answers, watch=watch, threads=1)
     monkeypatch.setattr(encoder, "forward", slow)
     pipeline.submit([Job("red", 0)])
-    assert began.wait(30)
+    assert began.wait(60)
     for tag in range(1, 6):
         pipeline.submit([Job("hat", tag)])
-    tokenised = threading.Event()
-    while pipeline._jobs:  # until they wait for the device
-        tokenised.wait(0.01)
-    tokenised.wait(0.2)
+    until = time.monotonic() + 60
+    while len(pipeline._window) < 5:  # until they wait for the device
+        assert time.monotonic() < until
+        time.sleep(0.01)
     go.set()
     assert pipeline.wait(0, 60)
     pipeline.close()
@@ -285,7 +286,7 @@ def test_a_full_batch_is_made_while_the_device_works(encoder: Encoder, monkeypat
 
     def slow(prepared: Prepared) -> Any:
         began.set()
-        assert go.wait(30)
+        assert go.wait(60)
         return forward(prepared)
 
     def counted(batch: Any) -> Prepared:
@@ -298,7 +299,7 @@ def test_a_full_batch_is_made_while_the_device_works(encoder: Encoder, monkeypat
     monkeypatch.setattr(encoder, "prepare", counted)
     pipeline = started(encoder, answers, budget_tokens=12, window_tokens=12)
     pipeline.submit([Job("red", 0)])
-    assert began.wait(30)
+    assert began.wait(60)
     pipeline.submit([Job("hat", tag) for tag in range(1, 9)])
     assert prepared_twice.wait(30)
     assert not go.is_set()

@@ -137,7 +137,7 @@ def test_conditional_probabilities_multiply_to_the_joint_one() -> None:
         assert sum(joint) == pytest.approx(1.0, abs=1e-6)
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 4),

@@ -35,7 +35,7 @@ def simulate(
     return spent, recent
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(COST, st.integers(1, 500), st.integers(0, 4)), min_size=1, max_size=60),
     st.integers(0, 3000),
@@ -69,7 +69,7 @@ def test_periods_roll_over_by_event_time() -> None:
     assert charged(new, 3.0, ts=119_999).spent == 1.0
 
 
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(COST, st.integers(0, 59_999)), max_size=20), st.randoms(use_true_random=False))
 def test_costs_within_a_period_come_in_any_order(rows: list[tuple[float, int]], random: np.random.Generator) -> None:
     """The same is spent, up to rounding."""

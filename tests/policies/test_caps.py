@@ -20,7 +20,7 @@ def most_in_a_window(times: list[int]) -> int:
     return max((sum(t <= other < t + WINDOW_MS for other in times) for t in times), default=0)
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(ROWS, st.integers(0, 4), st.integers(1, 7), st.sampled_from([1, 3, 1000]))
 def test_no_window_holds_more_than_the_cap(
     rows: list[tuple[int, int, str]], limit: int, buckets: int, most: int
@@ -35,7 +35,7 @@ def test_no_window_holds_more_than_the_cap(
     assert all(most_in_a_window(times) <= limit for times in shown.values())
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(ROWS, st.integers(1, 7))
 def test_counts_lie_between_the_window_and_one_bucket_more(rows: list[tuple[int, int, str]], buckets: int) -> None:
     """In any order of arrival: never below the true count, never above that of window + bucket."""

@@ -178,7 +178,7 @@ def test_every_law_rejects_a_subject_that_breaks_it(row: str) -> None:
 
 
 @pytest.mark.parametrize("name", model_subjects.SUBJECTS)
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_sums_are_a_function_of_the_set_of_rows(name: str, seed: int) -> None:
     """Whatever the rows, the split, the order and the tree."""

@@ -33,7 +33,7 @@ def by_hand(arm: dict[str, Any], slot: dict[str, Any], request: dict[str, Any]) 
     return not ("age" in arm and "age" in request and arm["age"] > request["age"])
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(ARMS, min_size=1, max_size=5),
     st.lists(SLOTS, min_size=1, max_size=3),

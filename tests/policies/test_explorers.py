@@ -39,7 +39,7 @@ def test_explorers_are_their_closed_forms(explorer: str, rates: dict[str, float]
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     arms=st.integers(1, 12),

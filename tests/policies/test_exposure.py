@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policies.exposure import ETA, Exposure, counted, exposure
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), max_size=40), st.floats(0.0, 0.3))
 def test_the_queues_bound_shortfall_and_excess(rows: list[list[int]], floor: float) -> None:
     """Shown >= floor n - q/(eta pbar) and shown <= ceiling n + r/(eta pbar), whatever was shown."""

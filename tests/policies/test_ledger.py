@@ -51,7 +51,7 @@ def added(ledger: Ledger, rows: list[Row]) -> Ledger:
 
 
 @given(ROWS, st.randoms(use_true_random=False), st.integers(1, 7))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_order_batches_and_partitions_make_no_difference(rows: list[Row], rng: object, size: int) -> None:
     """The same bits from one batch, from small ones of another order, and from two partitions put together."""
     whole = added(EMPTY, rows)
@@ -69,7 +69,7 @@ def test_order_batches_and_partitions_make_no_difference(rows: list[Row], rng: o
 
 
 @given(ROWS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nothing_is_lost_and_each_period_has_its_own(rows: list[Row]) -> None:
     """By exact fractions: each period that is kept has what fell into it, and the older ones are together what is left."""
     ledger = added(EMPTY, rows)

@@ -40,7 +40,7 @@ def random_case(seed: int, slots: int, n: int) -> tuple[FloatArray, Mask, Arms]:
 CASES = st.tuples(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 5))
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(CASES)
 def test_assignment_equals_brute_force(case: tuple[int, int, int]) -> None:
     """With negative worths, pairs that are not allowed, and fewer arms than slots."""
@@ -51,7 +51,7 @@ def test_assignment_equals_brute_force(case: tuple[int, int, int]) -> None:
     assert total == pytest.approx(best, abs=1e-9)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(CASES)
 def test_with_a_reserve_slots_are_left_empty_where_that_is_worth_more(case: tuple[int, int, int]) -> None:
     """The largest sum over all ways to fill some of the slots, an empty one counting 0."""
@@ -80,7 +80,7 @@ def test_the_comparison_would_notice_greedy() -> None:
     assert value(worth, one_by_one(worth, eligible, np.array([0, 1]))) < brute_force(worth, eligible)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(CASES)
 def test_sort_equals_assignment_when_rank_one(case: tuple[int, int, int]) -> None:
     """kappa_l times the arm's number: the sums are equal, for both ways of sorting."""
@@ -105,7 +105,7 @@ def test_sorting_loses_where_slots_differ() -> None:
     assert value(worth, by_sort(worth.sum(axis=0), eligible, np.array([0, 1]))) < brute_force(worth, eligible)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(CASES, st.sampled_from(MODES))
 def test_no_arm_twice_and_only_eligible_ones(case: tuple[int, int, int], mode: str) -> None:
     """In every mode; a slot is empty only if no eligible arm is left for it."""

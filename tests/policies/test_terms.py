@@ -59,7 +59,7 @@ ROWS = st.lists(st.tuples(st.integers(1, 4_000), st.sampled_from([0.25, 1.0, 4.0
 
 
 @given(ROWS)
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_prices_are_those_of_charging_one_by_one(rows: list[tuple[int, float]]) -> None:
     """Steps from totals equal steps of policies/budgets.py with every cost charged, the unit as the ledger has it."""
     ledger, state = earn(EMPTY, 0, 8.0), TermsState()
@@ -79,7 +79,7 @@ def test_prices_are_those_of_charging_one_by_one(rows: list[tuple[int, float]]) 
 
 
 @given(ROWS, st.integers(2, 5))
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_lost_step_is_made_up_for_by_the_next(rows: list[tuple[int, float]], every: int) -> None:
     """A leader that knows one record in a few, each read back from its bytes, knows the same spending in the end."""
     ledger, whole, other, now = EMPTY, TermsState(), TermsState(), 0
@@ -218,7 +218,7 @@ SHARES = {"a": (0.25, 1.0), "b": (0.0, 0.5)}
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=40))
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_the_queue_says_what_a_floor_lacks(steps: list[tuple[int, int, int]]) -> None:
     """Shown >= floor n - queue and shown <= ceiling n + queue after every step, whatever was shown."""
     ledger, state, start = EMPTY, TermsState(), (3, 4, 5)
