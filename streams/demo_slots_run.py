@@ -125,7 +125,8 @@ class SlotsRun:
             seen = checkpoints.poll()
             joined = total(seen, "counts").get("joined", 0) >= self.server.clicks_sent
             shown = total(seen, "impressions").get("accepted", 0) >= self.server.impressions_sent
-            if joined and shown and self.ledgers.offsets() == {number: one["offsets"] for number, one in seen.items()}:
+            known = self.ledgers.place().offsets == {number: one["offsets"] for number, one in seen.items()}
+            if joined and shown and known:
                 return
             self.loop.check()
             time.sleep(0.05)

@@ -35,6 +35,11 @@ class Place:
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
     now_ms: int = 0
 
+    def copy(self) -> Place:
+        """The same, which does not change when the sums go on."""
+        offsets = {number: dict(next_) for number, next_ in self.offsets.items()}
+        return Place(dict(self.watermark_ms), offsets, self.now_ms)
+
 
 class Posteriors:
     """Sums by policy, half-life, arm and partition. ``tracks``: of each policy, the model of every half-life (s)."""
@@ -82,8 +87,7 @@ class Posteriors:
                 (track, arm): [sums for _, sums in sorted(self._sums[policy][track].get(arm, {}).items())]
                 for track, arm in changed
             }
-            offsets = {number: dict(next_) for number, next_ in self._place.offsets.items()}
-            place = Place(dict(self._place.watermark_ms), offsets, self._place.now_ms)
+            place = self._place.copy()
         merged = self._merged[policy]
         for (track, arm), sums in parts.items():
             merged[track].pop(arm, None)
@@ -99,10 +103,10 @@ class Posteriors:
             now_ms = self._place.now_ms
         return merged(parts, self._tariffs[policy].periods if policy in self._tariffs else {}), now_ms
 
-    def offsets(self) -> dict[int, dict[str, int]]:
-        """By partition, the next offsets of what is merged here."""
+    def place(self) -> Place:
+        """How far what is known goes, as `take` tells beside the sums."""
         with self._lock:
-            return {number: dict(next_) for number, next_ in self._place.offsets.items()}
+            return self._place.copy()
 
     def add(self, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record of a partition, in the order of the log."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from streams.client import NoSnapshot, PolicyClient
 from streams.following import KEPT_VERSIONS, Collector
 from streams.local_broker import LocalBroker, free_port
 from streams.settings import PolicySettings, Settings
+from tests.waiting import assert_ended, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,13 +96,6 @@ def client_of(settings: Settings, **more: Any) -> Iterator[PolicyClient]:
         yield client
     finally:
         client.close()
-
-
-def wait_for(condition: Any, timeout_s: float = 90.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def collected(collector: Collector, records: list[tuple[bytes, bytes | None]]) -> tuple[dict[str, Any], list[str]]:
@@ -426,5 +419,5 @@ def test_close_ends_the_threads() -> None:
     assert mine
     client.close()
     client.close()
-    wait_for(lambda: not any(thread.is_alive() for thread in mine))
+    assert_ended(mine)
     assert client.error == "closed"

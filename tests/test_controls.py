@@ -23,6 +23,7 @@ from streams.published import is_held, read_snapshots
 from streams.settings import Settings
 from tests.policies.batches import dyadic
 from tests.test_publisher import Learners, X, publishing, records, settings_of, tick, until
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -148,10 +149,7 @@ def test_the_loop_follows_what_is_said_of_arms(settings: Settings) -> None:
                 return one if one is not None and so(one) else None
 
             one: Snapshot = until(publisher, published)
-            end = time.monotonic() + 90
-            while (seen := client.snapshot("front")) is None or seen.version < one.version:
-                assert time.monotonic() < end
-                time.sleep(0.02)
+            wait_for(lambda: (seen := client.snapshot("front")) is not None and seen.version >= one.version)
             return one
 
         learners.commit(0, dyadic(11, 90))

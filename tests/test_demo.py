@@ -22,6 +22,7 @@ from streams.freshness import Freshness
 from streams.processes import WorkerDied, WorkerProcess, as_environment, without_settings
 from streams.settings import PolicySettings, Settings, load
 from streams.traffic import NOTHING, History
+from tests.waiting import running, wait_for
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -205,18 +206,7 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     assert running(pid)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until = time.monotonic() + 60
-    while running(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not running(pid)
-
-
-def running(pid: int) -> bool:
-    """Whether a process exists that is not only waiting to be collected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    wait_for(lambda: not running(pid))
 
 
 def run_cli(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

@@ -30,6 +30,7 @@ from streams.reading import SimpleRecord, bounds, read, reader
 from streams.settings import Settings
 from streams.topics import create
 from tests.broker import ApacheKafka
+from tests.waiting import wait_for
 
 READY_S = 120.0
 ANSWERED_S = 90.0
@@ -331,9 +332,7 @@ def test_a_program_asks_and_waits(world: World, encoder: Encoder) -> None:
 def test_without_an_encoder_the_client_says_so(world: World) -> None:
     """Nobody has announced an encoder: told after the time that was given, and worth another try."""
     with EmbeddingClient(world.settings) as client:
-        until = time.monotonic() + 60
-        while client._behind and time.monotonic() < until:  # the topics are read to their ends
-            time.sleep(0.05)
+        wait_for(lambda: not client._behind)  # the topics are read to their ends
         with pytest.raises(NotEncoded, match="no encoder has announced") as caught:
             client.embed(["red"], timeout_s=0.5)
     assert caught.value.retriable

@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from streams import following
 from streams.following import Follower
 from streams.settings import Settings
+from tests.waiting import assert_ended
 
 
 class Empty:
@@ -68,6 +69,4 @@ def test_a_broker_that_is_not_there_costs_no_thread_with_each_try() -> None:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(KafkaError):
             following._consumer(Settings(bootstrap=f"127.0.0.1:{taken.getsockname()[1]}"))
-    for thread in set(threading.enumerate()) - before:
-        thread.join(30)
-        assert not thread.is_alive(), thread.name
+    assert_ended(set(threading.enumerate()) - before)

@@ -14,6 +14,7 @@ import pytest
 from streams import local_broker
 from streams.local_broker import LocalBroker, LocalBrokerError, find_binary
 from tests.broker import why_no_local_broker
+from tests.waiting import running, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -23,20 +24,6 @@ def _installed() -> None:
         pytest.skip(reason)
 
 
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def ended(pid: int, *, within_s: float = 60.0) -> bool:
-    until = time.monotonic() + within_s
-    while running(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not running(pid)
-
-
 def test_serves_until_close() -> None:
     """A broker takes connections when the constructor returns, and is gone after close, with its folder."""
     with LocalBroker() as broker:
@@ -44,7 +31,7 @@ def test_serves_until_close() -> None:
         host, _, port = broker.bootstrap.partition(":")
         socket.create_connection((host, int(port)), timeout=1).close()
     assert not broker.alive
-    assert ended(broker.pid)
+    wait_for(lambda: not running(broker.pid))
     assert not broker._folder.exists()
     broker.close()
 
@@ -59,7 +46,7 @@ def test_ends_when_its_parent_is_killed() -> None:
         pid = int(parent.stdout.readline())
         assert running(pid)
         parent.kill()
-    assert ended(pid)
+    wait_for(lambda: not running(pid))
 
 
 def test_a_taken_port_is_told_soon() -> None:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.metrics import Metrics, Server, serve
+from tests.waiting import assert_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,9 +157,7 @@ def test_server_ends_with_close(metrics: Metrics) -> None:
     running.close()
     with pytest.raises(OSError, match="refused"):
         get(running, "/livez")
-    for thread in set(threading.enumerate()) - before:  # one that answered may be at its end
-        thread.join(30)
-        assert not thread.is_alive(), thread.name
+    assert_ended(set(threading.enumerate()) - before)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1"])

@@ -37,8 +37,9 @@ from streams.settings import PolicySettings, Settings
 from streams.snapshots import history, rollback
 from tests.policies.batches import dyadic
 from tests.serving import Kafka, Serving
-from tests.test_client import snapshot, wait_for
+from tests.test_client import snapshot
 from tests.test_publisher import LINEAR, Learners, publishing, records, settings_of, tick, until
+from tests.waiting import wait_for
 
 START_MS, A_STEP = 1_700_000_000_000, 100
 NOTHING_SEEN = "mean reward nan of 0 decisions against nan of 0, wealth 1 to promote and 1 to roll back"

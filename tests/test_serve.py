@@ -29,6 +29,7 @@ from streams.serve_spill import Spill, folder_of, take_over
 from streams.settings import Settings, SettingsError
 from tests.serving import ASK, NOW_S, Kafka, Serving, context_of, files
 from tests.test_client import X, snapshot
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -364,9 +365,8 @@ def test_impressions_are_logged_when_it_was_said(when: str) -> None:
     """Before or after the answer; or not at all, and then the answer has the context that the caller has to log."""
     with Serving(Kafka(snapshot(1)), serve_log_impressions=when) as serving:
         answer = serving.decide()
-        until = time.monotonic() + 60
-        while when == "after" and not serving.kafka.impressions and time.monotonic() < until:
-            time.sleep(0.01)
+        if when == "after":
+            wait_for(lambda: serving.kafka.impressions)
         assert len(serving.kafka.impressions) == (when != "none")
         assert answer.get("context") == (X.tolist() if when == "none" else None)
 

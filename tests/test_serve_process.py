@@ -23,6 +23,7 @@ from streams.published import read_snapshots
 from streams.reading import bounds, partition_count, read, reader
 from streams.sums import read_states
 from tests.loop import WORKER, Loop
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,10 +167,7 @@ def test_an_end_in_the_midst_of_requests_loses_none_that_was_answered(loop: Loop
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + 60
-        while len(answered) <= 50 and time.monotonic() < until:
-            time.sleep(0.02)
-        assert len(answered) > 50
+        wait_for(lambda: len(answered) > 50)
         assert served.stop() == 0, served.log.read_text()[-3000:]
         for thread in threads:
             thread.join()
@@ -184,14 +182,9 @@ def test_a_process_that_dies_is_replaced(loop: Loop) -> None:
     """After a SIGKILL of one of two, the other answers, and soon there are two again."""
     with Served(loop, "--workers", "2") as served:
         served.wait("/livez")
-        until = time.monotonic() + 90
-        while len(pids := children(served.process.pid)) != 2:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        os.kill(pids[0], signal.SIGKILL)
-        while len(set(children(served.process.pid)) - {pids[0]}) != 2:
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        first, _ = wait_for(lambda: len(found := children(served.process.pid)) == 2 and found)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: len(set(children(served.process.pid)) - {first}) == 2)
         served.wait("/livez")
         assert served.stop() == 0, served.log.read_text()[-3000:]
 

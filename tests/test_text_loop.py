@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +47,7 @@ from streams.snapshots import history
 from streams.state import Fetched, PartitionState
 from streams.texts import Texts
 from tests.vectors import D, projection, vector_of
+from tests.waiting import wait_for
 
 START_MS = 1_700_000_000_000
 TEXTS = [f"text {i}" for i in range(200)]
@@ -106,15 +106,6 @@ def front(name: str, **changes: Any) -> dict[str, Any]:
     return {"model": "hybrid", "features": features, "ads": ADS, "arms": [*ADS], "arm_texts": 2} | changes
 
 
-def until(ready: Callable[[], Any], timeout_s: float = 90.0) -> Any:
-    """What is there once something is."""
-    end = time.monotonic() + timeout_s
-    while not (found := ready()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
-
-
 def run(config: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> Any:
     assert cli.run([*arguments, "--config", str(config), "--json"]) == 0, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)
@@ -142,14 +133,14 @@ def test_a_command_fits_a_projection_to_the_vectors_that_are_there(
     assert (told["projection"], told["encoder"], told["texts"]) == (dry["projection"], "e1", 200)
     whole = principal(added(no_moments(D), [vector_of(text) for text in TEXTS]), length=4, encoder="e1")
     with EmbeddingClient(known) as client:
-        found = until(lambda: client.projection(told["projection"]))
+        found = wait_for(lambda: client.projection(told["projection"]))
         assert np.allclose(found.components(vector_of("new")), whole.components(vector_of("new")), atol=1e-4)
         assert client.encoder is not None
         assert client.encoder.fingerprint == "e1"  # an encoder beside it does not take its place
         other = projections.made(known, length=3, encoder="e2")
         assert other.name != found.name
         projections.published(known, other)
-        assert until(lambda: client.projection(other.name)).encoder == "e2"
+        assert wait_for(lambda: client.projection(other.name)).encoder == "e2"
     assert cli.run(["encoder", "project", "-r", "9", "--config", str(config)]) == 1
     assert "allowed are 1 to 6" in capsys.readouterr().err
 
@@ -216,14 +207,14 @@ def test_an_ad_server_asks_for_texts_and_decides_by_their_vectors_when_they_come
             client.decide("front", values, ["shoes"], slot="top")
             return encoder.requested() >= wanted
 
-        until(asked)
+        wait_for(asked)
         encoder.encode(encoder.requested())
 
         def complete() -> Any:
             one = client.decide("front", values, ["shoes"], slot="top")
             return None if one.missing else one
 
-        one = until(complete)
+        one = wait_for(complete)
     z = projection().components(vector_of("red shoes"), 3)
     match = projection().match(vector_of("red shoes"), vector_of("Two red shoes"))
     assert np.allclose(one.context, [1.0, 0.5, *z, match], rtol=1e-6)
@@ -255,12 +246,12 @@ def test_only_the_encoder_at_work_can_refuse_a_text(
 
         def asked(text: str) -> Future[Any]:
             future = pool.submit(client.embed, [text], timeout_s=60.0)
-            until(lambda: text in encoder.requested())
+            wait_for(lambda: text in encoder.requested())
             return future
 
         came = asked("red")
         letter(encoder, "red", (ENCODER_HEADER, b"e2"))
-        until(lambda: judged == [b"e2"])
+        wait_for(lambda: judged == [b"e2"])
         encoder.encode(["red"])
         assert np.array_equal(came.result()[0], vector_of("red"))
         for text, named in (("hat", [(ENCODER_HEADER, b"e1")]), ("coat", [])):
@@ -279,10 +270,10 @@ def test_what_was_taken_back_is_asked_for_again(bootstrap: str, prefix: str) -> 
     encoder.producer.produce(known.topics.embeddings, key=key_of("e1", "red"), value=None)
     assert encoder.producer.flush(30) == 0
     with EmbeddingClient(known) as client:
-        until(lambda: client.get("hat") is not None and client._vectors.taken_back(key_of("e1", "red")))
+        wait_for(lambda: client.get("hat") is not None and client._vectors.taken_back(key_of("e1", "red")))
         client.request(["red", "coat"])
         client.ask("red")
-        found = until(lambda: found if len(found := encoder.requests()) == 3 else None)
+        found = wait_for(lambda: found if len(found := encoder.requests()) == 3 else None)
     assert sorted((one.text, one.again) for one in found) == [("coat", False), ("red", True), ("red", True)]
 
 
@@ -339,7 +330,7 @@ def test_a_new_encoder_learns_beside_the_old_one_and_takes_over_without_a_gap(bo
                     asyncio.run(publisher.tick())
                     return ready()
 
-                return until(tick)
+                return wait_for(tick)
 
             def snapshot(name: str) -> Snapshot | None:
                 return client.snapshot(name)
@@ -387,7 +378,7 @@ def test_a_new_encoder_learns_beside_the_old_one_and_takes_over_without_a_gap(bo
             asyncio.run(again.tick())
             return again._policies["front-2"].snapshot
 
-        until(led)
+        wait_for(led)
         assert read_snapshots(known)["front-2"].succeeds == "front"
     finally:
         asyncio.run(again.close())

@@ -6,8 +6,6 @@ from tests.encoders import tiny
 
 # isort: split
 
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,19 +22,11 @@ from streams.processes import WorkerProcess
 from streams.settings import Settings
 from streams.texts import Texts
 from streams.topics import create
+from tests.waiting import wait_for
 
 ADS = {"shoes": {"title": "two red shoes", "category": "sale"}, "hat": {"title": "a warm hat"}}
 QUERIES = [f"{size} {colour} {thing}" for size in ("small", "large", "one", "two", "three")
            for colour in ("red", "blue", "green") for thing in ("shoes", "hat", "coat")]  # fmt: skip
-
-
-def until(ready: Callable[[], Any], timeout_s: float = 90.0) -> Any:
-    """What is there once something is."""
-    end = time.monotonic() + timeout_s
-    while not (found := ready()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +66,7 @@ def test_texts_of_arms_and_contexts_are_features_by_the_worker_s_own_vectors(
             worker.wait_ready(120.0)
         ask(plain, [*QUERIES, "two red shoes\nsale", "a warm hat"])
         for encoder in encoders:
-            projection = until(partial(enough, plain, encoder.fingerprint))
+            projection = wait_for(partial(enough, plain, encoder.fingerprint))
             projections.published(plain, projection)
             features = {"texts": {"query": 4}, "projection": projection.name, "match": "query"}
             known = settings_of(bootstrap, prefix, folders[0], front={"features": features, "ads": ADS, "arms": [*ADS]})
@@ -84,7 +74,7 @@ def test_texts_of_arms_and_contexts_are_features_by_the_worker_s_own_vectors(
         with PolicyClient(known) as client:  # a text that nobody has asked for before
             fresh: dict[str, Value] = {"query": "a light coat for a child"}
             assert "query" in client.decide("front", fresh, slot="top").missing
-            until(lambda: not client.decide("front", fresh, slot="top").missing)
+            wait_for(lambda: not client.decide("front", fresh, slot="top").missing)
     finally:
         for worker in workers:
             worker.stop()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from streams.settings import Settings
 from streams.transport import BatchSchema, BatchThread, RecordBatch
 from tests.broker import ApacheKafka, wait_until_serving, why_no_apache_kafka
 from tests.settling import settled
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Faust in this process has many of its own
 
@@ -201,10 +203,7 @@ def with_gaps(settings: Settings) -> TP:
     stay_as_it_is(settings, topic)
     write(settings, topic, ["tombstone"], value=None)
     write(settings, topic, ["never"], end="abort")
-    over = time.monotonic() + 60
-    while not settled(settings.bootstrap, topic, 0):
-        assert time.monotonic() < over
-        time.sleep(0.1)
+    wait_for(lambda: settled(settings.bootstrap, topic, 0))
     return TP(topic, 0)
 
 
@@ -294,11 +293,8 @@ class Load:
 
 async def to_the_end(settings: Settings, positions: Positions, tps: list[TP]) -> None:
     """Wait until all that was written has been accepted; a transaction that was left open ends first."""
-    places = [(settings.bootstrap, tp.topic, tp.partition) for tp in tps]
-    over = time.monotonic() + 90
-    while not all([await asyncio.to_thread(settled, *place) for place in places]):
-        assert time.monotonic() < over, "a transaction stays open"
-        await asyncio.sleep(0.2)
+    for tp in tps:
+        await asyncio.to_thread(wait_for, partial(settled, settings.bootstrap, tp.topic, tp.partition))
     ends = {tp: (await asyncio.to_thread(log_of, settings, tp))[1] for tp in tps}
     await until(lambda: all(positions.next.get(tp, 0) >= ends[tp] for tp in tps))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tests.encoders import tiny
+from tests.waiting import wait_for
 
 # isort: split
 
 import threading
-import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -268,10 +268,7 @@ def test_texts_that_come_while_the_device_works_share_a_batch(
     assert began.wait(60)
     for tag in range(1, 6):
         pipeline.submit([Job("hat", tag)])
-    until = time.monotonic() + 60
-    while len(pipeline._window) < 5:  # until they wait for the device
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_for(lambda: len(pipeline._window) == 5)  # until they wait for the device
     go.set()
     assert pipeline.wait(0, 60)
     pipeline.close()
