@@ -145,14 +145,14 @@ def test_refused_topic_settings_are_left_out_with_a_warning() -> None:
 
 @pytest.mark.parametrize("bootstrap", ["127.0.0.1:{port}", "nosuchhost.invalid:9092"])
 def test_dead_broker_is_told_soon(bootstrap: str) -> None:
-    """Nobody at the address: one clear error, worth a retry, long before a request would time out."""
+    """Nobody at the address: one clear error, worth a retry, well within ten seconds."""
     settings = Settings(bootstrap=bootstrap.format(port=free_port_pair()))
     began = time.monotonic()
     with pytest.raises(BrokerUnreachable, match="CLICKLOOP_BOOTSTRAP") as caught:
         topics.check(settings)
     assert caught.value.retriable
     assert settings.bootstrap in str(caught.value)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 10
 
 
 def test_silent_broker_is_told_soon(apache_kafka: ApacheKafka) -> None:
@@ -163,7 +163,7 @@ def test_silent_broker_is_told_soon(apache_kafka: ApacheKafka) -> None:
     began = time.monotonic()
     with pytest.raises(BrokerUnreachable, match="waited 2 s"):
         topics.check(settings, timeout_s=2.0)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 10
     apache_kafka.resume()
     assert topics.check(settings) == []
     apache_kafka.kill()
